@@ -1,0 +1,7 @@
+"""`python -m trpo …` is `trpo-train …`."""
+
+import sys
+
+from trpo.cli import train
+
+sys.exit(train())

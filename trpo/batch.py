@@ -1,0 +1,103 @@
+"""What flows between the rooms: a `Rollout` as the environments gave it, a `Batch` as the updates take it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trpo.models.agent import Agent
+from trpo.numerics.advantages import gae
+
+
+class Rollout(NamedTuple):
+    """T steps of B environments under one policy, raw.
+
+    A row that is not `valid` is the reset that some backends report as a step: it has an observation and nothing
+    else, and it enters nothing.
+    """
+
+    observations: Tensor  # (T, B, O) what was acted on, before normalisation
+    actions: Tensor  # (T, B, A) as sampled, before scaling and clipping
+    rewards: Tensor  # (T, B)
+    terminated: Tensor  # (T, B) bool
+    truncated: Tensor  # (T, B) bool
+    valid: Tensor  # (T, B) bool
+    last_observations: Tensor  # (B, O) after the last row
+    final_observations: Tensor  # (K, O) what the K truncated rows really ended in, in row-major order
+    episode_returns: list[float]  # raw, of the episodes that ended in this rollout
+    episode_lengths: list[int]
+
+    @property
+    def size(self) -> int:
+        """N, the environment steps in it."""
+        return int(self.valid.sum())
+
+    def figures(self) -> dict[str, float]:
+        """Return the rollout tags: means over the episodes that ended here, absent if none did."""
+        episodes = len(self.episode_returns)
+        if episodes == 0:
+            return {"episodes": 0}
+        return {
+            "episode_return": sum(self.episode_returns) / episodes,
+            "episode_length": sum(self.episode_lengths) / episodes,
+            "episodes": episodes,
+        }
+
+
+class Batch(NamedTuple):
+    """N samples for one update; `observations` are normalised, as the networks see them."""
+
+    observations: Tensor  # (N, O)
+    actions: Tensor  # (N, A)
+    old_parameters: Tensor  # (N, D) of the policy that acted
+    advantages: Tensor  # (N,)
+    returns: Tensor  # (N,) λ-returns, the critic's targets
+
+
+@torch.no_grad()
+def make_batch(agent: Agent, rollout: Rollout, *, gamma: float, lam: float, normalize: bool) -> Batch:
+    """Return the batch of a rollout: one pass of each network over all its observations.
+
+    The old parameters come from the very pass that the update differentiates, not from the acting passes over B
+    rows, whose matrix products differ in the last bits: so the ratio is 1 and the KL 0 at θ_old, exactly.
+    """
+    steps, envs = rollout.rewards.shape
+    observations = agent.normalize(rollout.observations.flatten(0, 1))
+    values = agent.critic(observations).view(steps, envs)
+    rewards = rollout.rewards if agent.reward_scale is None else agent.reward_scale(rollout.rewards)
+    advantages = gae(
+        rewards,
+        values,
+        next_values(agent, rollout, values),
+        rollout.terminated,
+        rollout.truncated,
+        gamma=gamma,
+        lam=lam,
+    )
+    valid = rollout.valid.flatten()
+    observations, advantages = observations[valid], advantages.flatten()[valid]
+    return Batch(
+        observations=observations,
+        actions=rollout.actions.flatten(0, 1)[valid],
+        old_parameters=agent.policy(observations),
+        advantages=standardize(advantages) if normalize else advantages,
+        returns=advantages + values.flatten()[valid],
+    )
+
+
+def next_values(agent: Agent, rollout: Rollout, values: Tensor) -> Tensor:
+    """Return V(s_{t+1}) (T, B) of the true next observations: where a row was truncated, of its final one."""
+    last = agent.critic(agent.normalize(rollout.last_observations))
+    following = torch.cat([values[1:], last.unsqueeze(0)])
+    if len(rollout.final_observations):
+        following[rollout.truncated] = agent.critic(agent.normalize(rollout.final_observations))
+    return following
+
+
+def standardize(advantages: Tensor) -> Tensor:
+    """Return advantages (N,) with zero mean and unit variance; all zero where they are all the same."""
+    centred = advantages.double() - advantages.double().mean()
+    std = centred.square().mean().sqrt()
+    if std <= 1e-6 * advantages.abs().max():
+        return torch.zeros_like(advantages)
+    return (centred / std).to(advantages.dtype)

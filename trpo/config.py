@@ -1,0 +1,232 @@
+"""The configuration: frozen dataclasses that hold every default and refuse every value out of range.
+
+A task file in `configs/task/` states only what it changes. Each field carries its own line of help and its own
+bounds, so the command line, the error messages and the README speak from one source. Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class UserError(Exception):
+    """A mistake of the person at the keyboard: shown as one line, exit code 2, nothing started."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return an exception as one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def key(
+    default: Any,
+    text: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Return a dataclass field with its line of help and its allowed range."""
+    metadata = {"text": text, "above": above, "at_least": at_least, "at_most": at_most, "choices": choices}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One group of keys; every value is checked when it is made, on the command line as in Python."""
+
+    path: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):  # what YAML and Hydra make of a tuple
+                object.__setattr__(self, field.name, tuple(value))
+            if field.metadata:
+                self._check(field, value)
+
+    def _check(self, field: dataclasses.Field[Any], value: Any) -> None:
+        allowed = describe_range(field)
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if not in_range(field, number):
+                raise UserError(f"{dotted(self.path, field.name)} must be {allowed}, got {value!r}")
+
+
+def in_range(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Return whether one value lies in the range that its field declares; a NaN lies in none."""
+    bounds = field.metadata
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return (
+        (bounds["above"] is None or value > bounds["above"])
+        and (bounds["at_least"] is None or value >= bounds["at_least"])
+        and (bounds["at_most"] is None or value <= bounds["at_most"])
+        and (not bounds["choices"] or value in bounds["choices"])
+    )
+
+
+def describe_range(field: dataclasses.Field[Any]) -> str:
+    """Return the range of a field in words, for messages and for `--help`."""
+    bounds = field.metadata
+    if bounds["choices"]:
+        return "one of " + ", ".join(bounds["choices"])
+    words = {"above": "above", "at_least": "at least", "at_most": "at most"}
+    parts = [f"{words[name]} {bounds[name]}" for name in words if bounds[name] is not None]
+    return " and ".join(parts) or "a finite number"
+
+
+def dotted(*parts: str) -> str:
+    """Return a key as it is typed on the command line."""
+    return ".".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig(Section):
+    """The environments that are stepped."""
+
+    path: ClassVar[str] = "env"
+    id: str = key("", "a Gymnasium id; `package:Name-v0` imports the package first")
+    backend: str = key(
+        "sync",
+        "sync: in this process; async: one process each; vector: the environment's own vector entry point",
+        choices=("sync", "async", "vector"),
+    )
+    num_envs: int = key(8, "environments stepped together", at_least=1)
+    kwargs: dict[str, Any] = key({}, "arguments for the environment's constructor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig(Section):
+    """The policy network."""
+
+    path: ClassVar[str] = "policy"
+    hidden_sizes: tuple[int, ...] = key((64, 64), "widths of the hidden layers", at_least=1)
+    activation: str = key("tanh", "between layers", choices=("tanh", "relu", "elu", "silu"))
+    initial_log_std: float = key(-0.5, "log σ of a Gaussian policy at the start", at_most=5.0)
+    min_log_std: float = key(-5.0, "smooth floor under log σ", at_least=-20.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.initial_log_std <= self.min_log_std:
+            raise UserError(
+                f"policy.initial_log_std must be above policy.min_log_std ({self.min_log_std}), "
+                f"got {self.initial_log_std}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizeConfig(Section):
+    """What is rescaled by running statistics."""
+
+    path: ClassVar[str] = "normalize"
+    observations: bool = key(True, "shift and scale observations to zero mean and unit variance")
+    rewards: bool = key(True, "divide rewards by the standard deviation of the discounted return")
+    advantages: bool = key(True, "shift and scale the advantages of each batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvantageConfig(Section):
+    """Generalised advantage estimation."""
+
+    path: ClassVar[str] = "advantage"
+    gamma: float = key(0.99, "γ, the discount", at_least=0.0, at_most=1.0)
+    lam: float = key(0.95, "λ of GAE: 0 trusts the critic, 1 trusts the returns", at_least=0.0, at_most=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustRegionConfig(Section):
+    """The policy step."""
+
+    path: ClassVar[str] = "trust_region"
+    max_kl: float = key(0.01, "δ, the bound on the mean joint KL(old ‖ new) of one step, in nats", above=0.0)
+    cg_iterations: int = key(10, "Fisher products that conjugate gradient may spend", at_least=1)
+    cg_tolerance: float = key(1e-3, "stop when ‖g − (F + damping·I)x‖ ≤ tolerance · ‖g‖", at_least=0.0)
+    damping: float = key(0.1, "added to the Fisher matrix's diagonal in the solve", at_least=0.0)
+    max_backtracks: int = key(10, "shorter candidates the line search may try", at_least=0)
+    backtrack_factor: float = key(0.8, "least shrinking per backtrack", above=0.0, at_most=0.99)
+    fisher: str = key(
+        "gauss_newton",
+        "gauss_newton: JᵀMJ; hessian: the KL differentiated twice; the same matrix at θ_old",
+        choices=("gauss_newton", "hessian"),
+    )
+    fisher_fraction: float = key(1.0, "share of the samples used for the solve", above=0.0, at_most=1.0)
+    micro_batch: int = key(0, "most samples in one forward pass, exact; 0: all at once", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticConfig(Section):
+    """The value function and its fit."""
+
+    path: ClassVar[str] = "critic"
+    hidden_sizes: tuple[int, ...] = key((64, 64), "widths of the hidden layers", at_least=1)
+    activation: str = key("tanh", "between layers", choices=("tanh", "relu", "elu", "silu"))
+    learning_rate: float = key(1e-3, "of Adam", above=0.0)
+    epochs: int = key(10, "passes over each batch", at_least=1)
+    minibatch_size: int = key(256, "samples per Adam step", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig(Section):
+    """What is shown."""
+
+    path: ClassVar[str] = "record"
+    progress: bool = key(True, "a progress bar, if the output is a terminal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Section):
+    """How long a run is and what it keeps. All counts are environment steps unless a name says otherwise."""
+
+    path: ClassVar[str] = "run"
+    total_steps: int = key(1_000_000, "rounded up to whole iterations", at_least=1)
+    steps_per_iteration: int = key(2_048, "samples per policy step, over all environments", at_least=1)
+    evaluate_every: int = key(100_000, "0: only at the end", at_least=0)
+    evaluation_episodes: int = key(20, "deterministic episodes per evaluation; 0: never evaluate", at_least=0)
+    checkpoint_every: int = key(100_000, "0: only at the end", at_least=0)
+    keep_checkpoints: int = key(3, "newest checkpoints kept, besides the best by evaluation", at_least=1)
+    threads: int = key(1, "torch threads for the updates; acting always uses one", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Section):
+    """A whole run."""
+
+    seed: int = key(0, "of networks, actions, environments and minibatches", at_least=0)
+    device: str = key("auto", "auto, cpu, cuda or cuda:1; auto keeps small networks on the CPU")
+    env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
+    policy: PolicyConfig = dataclasses.field(default_factory=PolicyConfig)
+    normalize: NormalizeConfig = dataclasses.field(default_factory=NormalizeConfig)
+    advantage: AdvantageConfig = dataclasses.field(default_factory=AdvantageConfig)
+    trust_region: TrustRegionConfig = dataclasses.field(default_factory=TrustRegionConfig)
+    critic: CriticConfig = dataclasses.field(default_factory=CriticConfig)
+    record: RecordConfig = dataclasses.field(default_factory=RecordConfig)
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+
+def fields_by_key(section: type[Section] = Config, path: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Yield every key as it is typed, with its field."""
+    for field in dataclasses.fields(section):
+        if field.metadata:
+            yield dotted(path, field.name), field
+        else:
+            yield from fields_by_key(field.default_factory, field.name)  # type: ignore[arg-type]
+
+
+def check_key(typed: str) -> None:
+    """Raise a `UserError` with the nearest keys if `typed` is not a key of the configuration."""
+    keys = [name for name, _ in fields_by_key()]
+    if typed in keys or typed.startswith("env.kwargs."):
+        return
+    near = difflib.get_close_matches(typed, keys, n=3)
+    section = [name for name in keys if name.startswith(typed.rsplit(".", 1)[0] + ".")]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"keys: {', '.join(section or keys)}"
+    raise UserError(f"unknown key {typed!r}; {hint}")

@@ -1,0 +1,188 @@
+"""From overrides to running jobs; the only module that knows Hydra.
+
+Hydra composes and launches, it does not guard: its callbacks swallow exceptions, its own errors exit 1, and it makes
+directories first. So every job of a run or a sweep is composed and checked here before Hydra starts.
+"""
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from trpo import train
+from trpo.config import Config, UserError, check_key, first_line
+from trpo.record import run_directory
+from trpo.sampling.environments import check_environment
+
+PACKAGE_CONFIGS = Path(__file__).parent / "configs"  # in an installed wheel
+SOURCE_CONFIGS = Path(__file__).parent.parent / "configs"  # in the repository
+CONFIGS = PACKAGE_CONFIGS if PACKAGE_CONFIGS.is_dir() else SOURCE_CONFIGS
+LONGEST_NAME = 100
+
+
+def launch(arguments: list[str]) -> int:
+    """Check every job that the arguments ask for, then let Hydra run them; return the worst exit code.
+
+    Raises `UserError` before anything has been made if any one of them cannot start.
+    """
+    options = get_args_parser().parse_args(arguments)
+    if options.experimental_rerun or options.config_path or options.config_name:
+        raise UserError("--experimental-rerun, --config-path and --config-name are not supported")
+    register_schema()
+    if not (options.hydra_help or options.shell_completion):
+        jobs = compose_jobs(options.overrides, options.config_dir, multirun=options.multirun)
+        if not (options.cfg or options.info):
+            check_jobs(jobs, multirun=options.multirun)
+    return run_hydra(arguments)
+
+
+def register_schema() -> None:
+    """Give Hydra the dataclasses of `config.py` and the resolver of directory names."""
+    schema = OmegaConf.structured(Config)
+    make_writable(schema)
+    ConfigStore.instance().store(name="schema", node=schema)
+    OmegaConf.register_new_resolver("slug", slug, replace=True)
+
+
+def make_writable(node: DictConfig) -> None:
+    """Lift the read-only flag that OmegaConf puts on frozen dataclasses, or nothing could be overridden."""
+    OmegaConf.set_readonly(node, None)
+    for name in node:
+        if OmegaConf.is_dict(node[name]):
+            make_writable(node[name])
+
+
+def slug(text: str) -> str:
+    """Return text as one safe part of a path: `ALE/Pong-v5` has a slash, override lists have commas."""
+    return re.sub(r"[^\w.=+-]+", "-", str(text))[:LONGEST_NAME].strip("-") or "default"
+
+
+def compose_jobs(overrides: list[str], config_dir: str | None, *, multirun: bool) -> list[DictConfig]:
+    """Return the composed configuration of every job, `hydra` node included, or raise `UserError`."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        for override in parsed:
+            check_override(override)
+        jobs = BasicSweeper.split_arguments(parsed, None)[0] if multirun else [list(overrides)]
+        search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3", job_name="trpo"):
+            return [hydra.compose("config", job + search, return_hydra_config=True) for job in jobs]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error)) from error
+
+
+def check_override(override: Override) -> None:
+    """Raise `UserError` if an override names neither a key of ours nor one of Hydra's."""
+    name = override.key_or_group
+    if override.is_delete():
+        raise UserError(f"{override.input_line}: keys cannot be removed, only set")
+    if name != "task" and not re.match(r"hydra[./]|hydra$", name):
+        check_key(name)
+
+
+def one_line(error: BaseException) -> str:
+    """Return Hydra's or OmegaConf's message in one line, with the key it is about and what went wrong with it."""
+    if missing := re.search(r"Could not find 'task/(.*)'", str(error)):
+        return f"there is no task {missing[1]!r}; tasks: {', '.join(tasks())}"
+    parts = [first_line(error)]
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        parts.append(first_line(cause))
+    return ": ".join(parts)
+
+
+def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> None:
+    """Raise `UserError` if any job cannot start: range, device, environment, spaces, directory."""
+    seen: set[str] = set()
+    for number, job in enumerate(jobs):
+        config = to_config(job)
+        train.resolve_device(config)
+        if (environment := repr(config.env)) not in seen:
+            check_environment(config.env)
+            seen.add(environment)
+        run_directory.check_free(job_directory(job, number, of_sweep=multirun))
+
+
+def job_directory(job: DictConfig, number: int, *, of_sweep: bool) -> Path:
+    """Return the directory that Hydra is going to give to a job."""
+    if not of_sweep:
+        return Path(job.hydra.run.dir)
+    with open_dict(job):
+        job.hydra.job.num = number
+    return Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
+
+
+def to_config(composed: DictConfig) -> Config:
+    """Return the typed configuration; its own checks raise `UserError`."""
+    own = composed.copy()
+    with open_dict(own):
+        own.pop("hydra", None)
+    try:
+        config = OmegaConf.to_object(own)
+    except OmegaConfBaseException as error:
+        raise UserError(first_line(error)) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def run_hydra(arguments: list[str]) -> int:
+    """Hand over to Hydra; return 1 if any job failed, 130 or 143 if a signal stopped one."""
+    codes = [0]
+    launcher = os.getpid()
+
+    def job(composed: DictConfig) -> None:
+        code = run_job(composed)
+        codes.append(code)
+        if code > 1:  # stopped by a signal: the jobs after it must not start
+            raise SystemExit(code)
+        if code and os.getpid() != launcher:  # a launcher with processes of its own: only exceptions travel
+            raise RuntimeError("the job failed; its train.log has the traceback")
+
+    before, sys.argv = sys.argv, ["trpo-train", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here rather than being printed by Hydra
+    try:
+        hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(job)()
+    finally:
+        sys.argv = before
+    return max(codes)
+
+
+def run_job(composed: DictConfig) -> int:
+    """Train one job in the directory that Hydra made for it and return its exit code."""
+    settings = HydraConfig.get()
+    directory = Path(settings.runtime.output_dir)
+    try:
+        summary = train.train(to_config(composed), directory, list(settings.overrides.task))
+    except Exception as error:
+        log = directory / run_directory.LOG
+        print(f"trpo-train: {type(error).__name__}: {first_line(error)} (traceback: {log})", file=sys.stderr)
+        return 1
+    reason = str(summary["exit_reason"])
+    return 0 if reason == train.FINISHED else 128 + signal.Signals[reason]
+
+
+def tasks() -> dict[str, str]:
+    """Return the shipped tasks and their environments."""
+    files = sorted((CONFIGS / "task").glob("*.yaml"))
+    return {file.stem: str(OmegaConf.load(file).env.id) for file in files}
+
+
+def load_config(file: Path) -> Config:
+    """Return the configuration that a run was made with. Raises `UserError` if it is damaged."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config, flags={"readonly": False}), OmegaConf.load(file))
+    except Exception as error:
+        raise UserError(f"{file} is not a configuration of this version: {first_line(error)}") from error
+    return to_config(merged)

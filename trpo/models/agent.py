@@ -1,0 +1,85 @@
+"""The agent: everything that evaluation needs and a checkpoint saves."""
+
+import torch
+from torch import Tensor, nn
+
+from trpo import seeds
+from trpo.config import Config, PolicyConfig
+from trpo.models.distributions import DiagonalGaussian, Distribution
+from trpo.models.networks import Critic, GaussianPolicy, LogitPolicy, Policy
+from trpo.models.normalizer import ObservationNormalizer, RewardScale
+
+
+class Agent(nn.Module):
+    """A policy, a critic and their running statistics, as one module with one `state_dict`."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        critic: Critic,
+        normalizer: ObservationNormalizer | None,
+        reward_scale: RewardScale | None,
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.critic = critic
+        self.normalizer = normalizer
+        self.reward_scale = reward_scale
+
+    def normalize(self, observations: Tensor) -> Tensor:
+        """Return raw observations (N, O) as the networks see them."""
+        return observations if self.normalizer is None else self.normalizer(observations)
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return actions (B, A) for raw observations (B, O): sampled, or the mode if `generator` is None."""
+        parameters = self.policy(self.normalize(observations))
+        if generator is None:
+            return self.policy.distribution.mode(parameters)
+        return self.policy.distribution.sample(parameters, generator)
+
+
+def make_agent(config: Config, *, observation_size: int, one_hot: bool, distribution: Distribution) -> Agent:
+    """Return a fresh agent for these observations and actions, its weights drawn from the configured seed.
+
+    One-hot observations are left as they are.
+    """
+    generator = seeds.generator(config.seed, seeds.Role.NETWORKS)
+    critic = Critic(
+        observation_size,
+        hidden_sizes=config.critic.hidden_sizes,
+        activation=config.critic.activation,
+        generator=generator,
+    )
+    normalized = config.normalize.observations and not one_hot
+    return Agent(
+        policy=make_policy(config.policy, observation_size, distribution, generator),
+        critic=critic,
+        normalizer=ObservationNormalizer(observation_size) if normalized else None,
+        reward_scale=RewardScale(config.env.num_envs, gamma=config.advantage.gamma)
+        if config.normalize.rewards
+        else None,
+    )
+
+
+def make_policy(
+    config: PolicyConfig, observation_size: int, distribution: Distribution, generator: torch.Generator
+) -> Policy:
+    """Return the policy that goes with a distribution."""
+    if isinstance(distribution, DiagonalGaussian):
+        return GaussianPolicy(
+            observation_size,
+            distribution.action_size,
+            hidden_sizes=config.hidden_sizes,
+            activation=config.activation,
+            initial_log_std=config.initial_log_std,
+            min_log_std=config.min_log_std,
+            generator=generator,
+        )
+    return LogitPolicy(
+        observation_size,
+        distribution,
+        hidden_sizes=config.hidden_sizes,
+        activation=config.activation,
+        generator=generator,
+    )

@@ -1,0 +1,214 @@
+"""Distributions over actions as pure functions of their parameters.
+
+A distribution is data: a tensor of parameters (N, D), computed once, stored, compared later. The objects here hold
+sizes only. Everything is joint over the action dimensions (summed, never averaged, so δ means the same in one
+dimension and in seventeen) and per row: the caller averages over states. KL divergences are in nats, old policy
+first, and computed in float64: near θ_old they are differences of nearly equal numbers.
+
+The metric M is ∂²KL(y ‖ y')/∂y'² at y' = y, the Fisher information of the distribution in its own parameters.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Distribution(Protocol):
+    """What a policy needs to know about its action distribution."""
+
+    @property
+    def parameter_size(self) -> int:
+        """D, the width of the parameters."""
+        ...
+
+    @property
+    def action_size(self) -> int:
+        """A, the width of an action."""
+        ...
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Return log π(a) (N,) of actions (N, A)."""
+        ...
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """Return KL(old ‖ new) (N,) in nats, float64."""
+        ...
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """Return the entropy (N,) in nats (differential entropy for densities)."""
+        ...
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """Return the most probable actions (N, A)."""
+        ...
+
+    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        """Return one action per row (N, A), drawn from `generator` alone."""
+        ...
+
+    def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
+        """Return Mu (N, D) for u (N, D), with M the metric at `parameters`."""
+        ...
+
+
+HALF_LOG_TAU = 0.9189385332046727  # ½ log 2π
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """Independent normals; parameters are [μ, log σ] (N, 2A), actions (N, A)."""
+
+    action_size: int
+
+    @property
+    def parameter_size(self) -> int:
+        """2A."""
+        return 2 * self.action_size
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Return Σ −½((a − μ)/σ)² − log σ − ½ log 2π."""
+        mean, log_std = parameters.chunk(2, dim=-1)
+        z = (actions - mean) * torch.exp(-log_std)
+        return (-0.5 * z**2 - log_std - HALF_LOG_TAU).sum(-1)
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """Return Σ ½(e^{2d} − 1 − 2d) + ½((μ − μ')/σ')² with d = log σ − log σ'.
+
+        Each term is non-negative and none subtracts σ²/σ'² from 1; the usual form does, and in float32 is then
+        wrong by 3e-5 of the KL of a TRPO step. The gradient at new = old is exactly zero.
+        """
+        mean, log_std = old.double().chunk(2, dim=-1)
+        new_mean, new_log_std = new.double().chunk(2, dim=-1)
+        d = log_std - new_log_std
+        shift = (mean - new_mean) * torch.exp(-new_log_std)
+        return 0.5 * (torch.expm1(2 * d) - 2 * d + shift**2).sum(-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """Return Σ log σ + ½ log 2πe."""
+        return (parameters.chunk(2, dim=-1)[1] + HALF_LOG_TAU + 0.5).sum(-1)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """Return μ."""
+        return parameters.chunk(2, dim=-1)[0]
+
+    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        """Return μ + σε."""
+        mean, log_std = parameters.chunk(2, dim=-1)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return mean + log_std.exp() * noise
+
+    def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
+        """Return [u_μ / σ², 2 u_{log σ}]."""
+        log_std = parameters.chunk(2, dim=-1)[1]
+        u_mean, u_log_std = u.chunk(2, dim=-1)
+        return torch.cat([u_mean * torch.exp(-2 * log_std), 2 * u_log_std], dim=-1)
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Independent categoricals, one per action dimension: Discrete has one, MultiDiscrete several.
+
+    Parameters are the logits of all dimensions side by side (N, Σ sizes); actions (N, A) count from 0.
+    """
+
+    sizes: tuple[int, ...]
+
+    @property
+    def action_size(self) -> int:
+        """One per categorical."""
+        return len(self.sizes)
+
+    @property
+    def parameter_size(self) -> int:
+        """Σ sizes."""
+        return sum(self.sizes)
+
+    def _log_probs(self, parameters: Tensor) -> list[Tensor]:
+        return [torch.log_softmax(logits, dim=-1) for logits in parameters.split(self.sizes, dim=-1)]
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Return Σ log softmax(logits)_a."""
+        chosen = [
+            log_probs.gather(-1, actions[:, i : i + 1].long())
+            for i, log_probs in enumerate(self._log_probs(parameters))
+        ]
+        return torch.cat(chosen, dim=-1).sum(-1)
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """Return Σ (q − p) − p(log q − log p), p old and q new.
+
+        The (q − p) sum to zero; they are there so that each term is non-negative and the gradient at new = old,
+        q − p, is zero term by term.
+        """
+        terms = [
+            (q_log.exp() - p_log.exp()) - p_log.exp() * (q_log - p_log)
+            for p_log, q_log in zip(self._log_probs(old.double()), self._log_probs(new.double()), strict=True)
+        ]
+        return torch.cat(terms, dim=-1).sum(-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """Return −Σ p log p."""
+        return -torch.cat([p_log.exp() * p_log for p_log in self._log_probs(parameters)], dim=-1).sum(-1)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """Return the largest logit of each dimension."""
+        return torch.stack([logits.argmax(-1) for logits in parameters.split(self.sizes, dim=-1)], dim=-1)
+
+    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        """Return argmax(logits − log E), E standard exponential: the Gumbel trick without a normalisation."""
+        noise = torch.empty_like(parameters).exponential_(generator=generator)
+        return self.mode(parameters - noise.log())
+
+    def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
+        """Return p∘u − p(pᵀu) in each dimension."""
+        products = []
+        for logits, part in zip(parameters.split(self.sizes, dim=-1), u.split(self.sizes, dim=-1), strict=True):
+            p = torch.softmax(logits, dim=-1)
+            products.append(p * (part - (p * part).sum(-1, keepdim=True)))
+        return torch.cat(products, dim=-1)
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """Independent bits; parameters are their logits (N, A), actions (N, A) of 0 and 1."""
+
+    action_size: int
+
+    @property
+    def parameter_size(self) -> int:
+        """A."""
+        return self.action_size
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Return Σ log sigmoid(±logit)."""
+        return torch.nn.functional.logsigmoid(parameters * (2 * actions - 1)).sum(-1)
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """Return Σ p(log p − log q) + (1 − p)(log(1 − p) − log(1 − q)) from logits."""
+        logits, new_logits = old.double(), new.double()
+        log_sigmoid = torch.nn.functional.logsigmoid
+        ones = torch.sigmoid(logits) * (log_sigmoid(logits) - log_sigmoid(new_logits))
+        zeros = torch.sigmoid(-logits) * (log_sigmoid(-logits) - log_sigmoid(-new_logits))
+        return (ones + zeros).sum(-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """Return Σ −p log p − (1 − p) log(1 − p)."""
+        log_sigmoid = torch.nn.functional.logsigmoid
+        ones = torch.sigmoid(parameters) * log_sigmoid(parameters)
+        zeros = torch.sigmoid(-parameters) * log_sigmoid(-parameters)
+        return -(ones + zeros).sum(-1)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """Return logit > 0."""
+        return (parameters > 0).to(parameters.dtype)
+
+    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        """Return uniform < sigmoid(logit)."""
+        uniform = torch.empty_like(parameters).uniform_(generator=generator)
+        return (uniform < torch.sigmoid(parameters)).to(parameters.dtype)
+
+    def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
+        """Return p(1 − p)u."""
+        return torch.sigmoid(parameters) * torch.sigmoid(-parameters) * u

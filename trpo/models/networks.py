@@ -1,0 +1,122 @@
+"""Policies and critics: separate multi-layer perceptrons.
+
+They share nothing, so that fitting the critic cannot move the policy outside the trust region.
+"""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from trpo.models.distributions import DiagonalGaussian, Distribution
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+}
+HIDDEN_GAIN = math.sqrt(2.0)
+LAST_POLICY_GAIN = 0.01  # near-uniform first policies; Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2
+
+
+def mlp(sizes: tuple[int, ...], *, activation: str, last_gain: float, generator: torch.Generator) -> nn.Sequential:
+    """Return linear layers of these sizes with activations between, orthogonal weights and zero biases."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        last = len(layers) == 2 * (len(sizes) - 2)
+        linear = nn.Linear(fan_in, fan_out)
+        nn.init.orthogonal_(linear.weight, last_gain if last else HIDDEN_GAIN, generator=generator)
+        nn.init.zeros_(linear.bias)
+        layers += [linear] if last else [linear, ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers)
+
+
+class Policy(nn.Module):
+    """A map from observations (N, O) to the parameters (N, D) of `distribution`.
+
+    Any subclass can be optimised by `trust_region_step`: its parameters are all of θ, and its forward pass must
+    be differentiable twice and treat every row alike.
+    """
+
+    distribution: Distribution
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return distribution parameters (N, D)."""
+        raise NotImplementedError
+
+
+class LogitPolicy(Policy):
+    """A network whose outputs are logits: for `Categorical` and `Bernoulli`."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        distribution: Distribution,
+        *,
+        hidden_sizes: tuple[int, ...],
+        activation: str,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.distribution = distribution
+        sizes = (observation_size, *hidden_sizes, distribution.parameter_size)
+        self.network = mlp(sizes, activation=activation, last_gain=LAST_POLICY_GAIN, generator=generator)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return logits (N, D)."""
+        return self.network(observations)  # type: ignore[no-any-return]
+
+
+class GaussianPolicy(Policy):
+    """A network for the means and one log σ per action dimension, the same in every state.
+
+    log σ = floor + softplus(ρ) with ρ the parameter: a floor with a gradient, where a clamp would cut the
+    dimension out of the Fisher matrix and never let σ grow again.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        *,
+        hidden_sizes: tuple[int, ...],
+        activation: str,
+        initial_log_std: float,
+        min_log_std: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.distribution = DiagonalGaussian(action_size)
+        self.min_log_std = min_log_std
+        sizes = (observation_size, *hidden_sizes, action_size)
+        self.network = mlp(sizes, activation=activation, last_gain=LAST_POLICY_GAIN, generator=generator)
+        rho = math.log(math.expm1(initial_log_std - min_log_std))
+        self.rho = nn.Parameter(torch.full((action_size,), rho))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return [μ, log σ] (N, 2A)."""
+        mean = self.network(observations)
+        log_std = self.min_log_std + nn.functional.softplus(self.rho)
+        return torch.cat([mean, log_std.expand_as(mean)], dim=-1)
+
+
+class Critic(nn.Module):
+    """The value function: observations (N, O) to V(s) (N,)."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        *,
+        hidden_sizes: tuple[int, ...],
+        activation: str,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        sizes = (observation_size, *hidden_sizes, 1)
+        self.network = mlp(sizes, activation=activation, last_gain=1.0, generator=generator)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return V(s) (N,)."""
+        return self.network(observations).squeeze(-1)  # type: ignore[no-any-return]

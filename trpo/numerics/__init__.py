@@ -1,0 +1,1 @@
+"""Pure functions of tensors: no module state, no randomness, no input or output."""

@@ -1,0 +1,42 @@
+"""Generalised advantage estimation."""
+
+import torch
+from torch import Tensor
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+) -> Tensor:
+    """Return advantages Â (T, B) (Schulman et al. 2016, arXiv:1506.02438, equation 16).
+
+    δ_t = r_t + γ_t V(s_{t+1}) − V(s_t)    with γ_t = 0 where the episode terminated, γ elsewhere
+    Â_t = δ_t + γ λ c_t Â_{t+1}            with c_t = 0 where the trajectory was cut (terminated or truncated)
+
+    A truncated step is an ordinary step with a next state; only the sum over what followed is cut. So it
+    bootstraps from V of the observation that the episode really ended in, and rewards are never patched.
+
+    Args:
+        rewards: r_t (T, B).
+        values: V(s_t) (T, B).
+        next_values: V(s_{t+1}) (T, B), of the true next observation, never of a reset one.
+        terminated: (T, B) bool, the task ended here.
+        truncated: (T, B) bool, the clock ended here.
+        gamma: γ.
+        lam: λ.
+    """
+    discounts = gamma * (~terminated).to(rewards.dtype)
+    continues = (~(terminated | truncated)).to(rewards.dtype)
+    deltas = rewards + discounts * next_values - values
+    advantages = torch.zeros_like(deltas)
+    running = torch.zeros_like(deltas[0])
+    for t in reversed(range(len(deltas))):
+        running = deltas[t] + gamma * lam * continues[t] * running
+        advantages[t] = running
+    return advantages

@@ -1,0 +1,101 @@
+"""Conjugate gradient for Ax = b with a symmetric positive definite A known only by its products."""
+
+import math
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Stop(Enum):
+    """Why conjugate gradient stopped; the value is what a person reads."""
+
+    CONVERGED = "the relative residual reached the tolerance"
+    MAX_ITERATIONS = "the iterations ran out before the tolerance was reached"
+    ZERO_RIGHT_HAND_SIDE = "the right-hand side is zero, and so is the solution"
+    NON_POSITIVE_CURVATURE = "a search direction had pᵀAp ≤ 0: the matrix is not positive definite"
+    NON_FINITE = "a product or the right-hand side held NaN or infinity"
+
+
+class Solution(NamedTuple):
+    """The last good iterate and how it was reached."""
+
+    x: Tensor  # (P,)
+    stop: Stop
+    residuals: list[float]  # ‖b − Ax_k‖ / ‖b‖ by recurrence, k = 0 … iterations
+    alphas: list[float]  # step lengths, one per iteration
+    betas: list[float]  # direction updates, one per iteration
+
+    @property
+    def iterations(self) -> int:
+        """Iterations that moved x."""
+        return len(self.alphas)
+
+
+def dot(a: Tensor, b: Tensor) -> float:
+    """Return aᵀb summed in float64, where a float32 sum of squares could overflow, underflow or round."""
+    return float(a.double() @ b.double())
+
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], b: Tensor, *, max_iterations: int, tolerance: float
+) -> Solution:
+    """Return x ≈ A⁻¹b from at most `max_iterations` products (Nocedal & Wright 2006, algorithm 5.2).
+
+    Differs from the textbook in how it ends, not in what it computes. The start is x = 0 (so x never holds
+    anything that is not in the Krylov space of b), the tolerance is relative to ‖b‖, and no epsilon props up a
+    division: a curvature pᵀAp ≤ 0 or a non-finite number stops with its own reason and the iterate before it.
+    Inputs are not modified; the same inputs give the same bits.
+    """
+    x, r, p = torch.zeros_like(b), b, b
+    r_squared = dot(r, r)
+    b_norm = r_squared**0.5
+    residuals: list[float] = [1.0]
+    alphas: list[float] = []
+    betas: list[float] = []
+    stop = Stop.MAX_ITERATIONS
+    if not math.isfinite(r_squared):
+        return Solution(x, Stop.NON_FINITE, [], alphas, betas)
+    if r_squared == 0.0:
+        return Solution(x, Stop.ZERO_RIGHT_HAND_SIDE, [0.0], alphas, betas)
+    for _ in range(max_iterations):
+        Ap = product(p)
+        curvature = dot(p, Ap)
+        if not math.isfinite(curvature):  # any NaN or infinity in Ap makes the sum one
+            stop = Stop.NON_FINITE
+            break
+        if curvature <= 0.0:
+            stop = Stop.NON_POSITIVE_CURVATURE
+            break
+        alpha = r_squared / curvature
+        x = x + alpha * p
+        r = r - alpha * Ap
+        previous, r_squared = r_squared, dot(r, r)
+        alphas.append(alpha)
+        betas.append(r_squared / previous)
+        residuals.append(r_squared**0.5 / b_norm)
+        if residuals[-1] <= tolerance:
+            stop = Stop.CONVERGED
+            break
+        p = r + betas[-1] * p
+    return Solution(x, stop, residuals, alphas, betas)
+
+
+def ritz_values(solution: Solution) -> Tensor:
+    """Return estimates of A's eigenvalues, ascending (iterations,), free of further products.
+
+    Eigenvalues of the Lanczos matrix that the coefficients spell out (Golub & Van Loan 2013, section 11.3.5; Saad
+    2003, section 6.7.3): T_kk = 1/α_k + β_{k−1}/α_{k−1}, T_{k,k+1} = √β_k / α_k. Its extreme values approach those
+    of A from inside as far as b excites them.
+    """
+    alphas = torch.tensor(solution.alphas, dtype=torch.float64)
+    betas = torch.tensor(solution.betas, dtype=torch.float64)
+    if len(alphas) == 0:
+        return alphas
+    diagonal = 1 / alphas
+    diagonal[1:] += betas[:-1] / alphas[:-1]
+    off_diagonal = betas[:-1].sqrt() / alphas[:-1]
+    lanczos = torch.diag(diagonal) + torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
+    return torch.linalg.eigvalsh(lanczos)

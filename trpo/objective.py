@@ -1,0 +1,143 @@
+"""The three quantities that TRPO needs of a batch, averaged over its samples, at any size of micro-batch.
+
+    L(θ) = mean[(π_θ(a|s) / π_old(a|s)) Â]     the surrogate       (TRPO, arXiv:1502.05477, equation 14)
+    K(θ) = mean[KL(π_old(·|s) ‖ π_θ(·|s))]     the constraint
+    F    = mean[JᵀMJ] = ∂²K/∂θ² at θ_old       the Fisher matrix   (appendix C.1)
+
+There is one K: line search, Hessian form of F, first-order check and logs all go through `Objective.divergence`.
+"""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from trpo.batch import Batch
+from trpo.models.networks import Policy
+from trpo.numerics.fisher import Product, gauss_newton_product, hessian_product
+from trpo.numerics.line_search import Evaluation
+from trpo.numerics.params import flatten, unflatten
+
+
+class Piece(NamedTuple):
+    """A micro-batch: views of a batch's rows."""
+
+    observations: Tensor  # (n, O)
+    actions: Tensor  # (n, A)
+    old_parameters: Tensor  # (n, D)
+    advantages: Tensor  # (n,)
+    old_log_probs: Tensor  # (n,)
+
+
+class Objective:
+    """Surrogate, KL and Fisher products of one policy on one batch, at and around θ_old.
+
+    Nothing here writes to the policy: every θ is evaluated by `functional_call`. Sums over micro-batches are
+    exact up to rounding. With one micro-batch the graph at θ_old is built once and kept for every gradient and
+    product; with several, each is rebuilt when needed, so that memory stays that of one.
+
+    Args:
+        policy: the policy, holding θ_old.
+        batch: the samples.
+        fisher: `gauss_newton` or `hessian`, the form of the Fisher product.
+        micro_batch: the most rows in one forward pass; 0 for all.
+    """
+
+    def __init__(self, policy: Policy, batch: Batch, *, fisher: str = "gauss_newton", micro_batch: int = 0) -> None:
+        self.policy = policy
+        self.distribution = policy.distribution
+        self.fisher = fisher
+        self.theta = flatten(policy).requires_grad_()
+        self.samples = len(batch.advantages)
+        with torch.no_grad():
+            old_log_probs = self.distribution.log_prob(batch.old_parameters, batch.actions)
+        rows = Piece(batch.observations, batch.actions, batch.old_parameters, batch.advantages, old_log_probs)
+        columns = [column.split(micro_batch or self.samples) for column in rows]
+        self.pieces = [Piece(*piece) for piece in zip(*columns, strict=True)]
+
+    def parameters(self, theta: Tensor, observations: Tensor) -> Tensor:
+        """Return the distribution parameters (n, D) of the policy with parameters θ (P,)."""
+        return functional_call(self.policy, unflatten(theta, self.policy), (observations,))  # type: ignore[no-any-return]
+
+    def gain(self, parameters: Tensor, piece: Piece) -> Tensor:
+        """Return (π_θ/π_old − 1)Â of each row (n,): L(θ) − L(θ_old) without a difference of two means."""
+        log_probs = self.distribution.log_prob(parameters, piece.actions)
+        return (torch.expm1(log_probs - piece.old_log_probs) * piece.advantages).double()
+
+    def divergence(self, parameters: Tensor, piece: Piece) -> Tensor:
+        """Return KL(π_old ‖ π_θ) of each row (n,) in nats, float64."""
+        return self.distribution.kl(piece.old_parameters, parameters)
+
+    def divergence_reverse(self, parameters: Tensor, piece: Piece) -> Tensor:
+        """Return KL(π_θ ‖ π_old) of each row (n,) in nats, float64."""
+        return self.distribution.kl(parameters, piece.old_parameters)
+
+    @torch.no_grad()
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        """Return the exact surrogate gain and divergences of a candidate θ (P,)."""
+        improvement = kl = kl_reverse = kl_max_state = 0.0
+        for piece in self.pieces:
+            parameters = self.parameters(theta, piece.observations)
+            divergence = self.divergence(parameters, piece)
+            improvement += float(self.gain(parameters, piece).sum()) / self.samples
+            kl += float(divergence.sum()) / self.samples
+            kl_reverse += float(self.divergence_reverse(parameters, piece).sum()) / self.samples
+            kl_max_state = max(kl_max_state, float(divergence.max()))
+        return Evaluation(improvement, kl, kl_reverse, kl_max_state)
+
+    def gradient(self) -> Tensor:
+        """Return g (P,), the gradient of the surrogate at θ_old."""
+        return self._mean_and_gradient(self.gain)[1]
+
+    def kl_and_gradient(self) -> tuple[float, Tensor]:
+        """Return K(θ_old) and ∇K(θ_old) (P,): both zero if the batch's old parameters are those of θ_old."""
+        return self._mean_and_gradient(self.divergence)
+
+    def fisher_product(self, v: Tensor) -> Tensor:
+        """Return Fv (P,), undamped."""
+        if len(self.pieces) == 1:
+            return self._kept_product(v)
+        total = torch.zeros_like(v)
+        for piece in self.pieces:
+            share = len(piece.advantages) / self.samples
+            total += share * self._linearize(piece, self._parameters_at_theta(piece))(v)
+        return total
+
+    def _mean_and_gradient(self, rowwise: Callable[[Tensor, Piece], Tensor]) -> tuple[float, Tensor]:
+        total, total_gradient = 0.0, torch.zeros_like(self.theta)
+        for piece in self.pieces:
+            mean = rowwise(self._parameters_at_theta(piece), piece).sum() / self.samples
+            (gradient,) = torch.autograd.grad(mean, self.theta, retain_graph=len(self.pieces) == 1)
+            total += float(mean.detach())
+            total_gradient += gradient
+        return total, total_gradient
+
+    def _linearize(self, piece: Piece, parameters: Tensor) -> Product:
+        if self.fisher == "hessian":
+            return hessian_product(self.divergence(parameters, piece).mean(), self.theta)
+        metric_product = partial(self.distribution.metric_product, parameters.detach())
+        return gauss_newton_product(parameters, self.theta, metric_product)
+
+    def _parameters_at_theta(self, piece: Piece) -> Tensor:
+        if len(self.pieces) == 1:
+            return self._kept_parameters
+        return self.parameters(self.theta, piece.observations)
+
+    @cached_property
+    def _kept_parameters(self) -> Tensor:
+        return self.parameters(self.theta, self.pieces[0].observations)
+
+    @cached_property
+    def _kept_product(self) -> Product:
+        return self._linearize(self.pieces[0], self._kept_parameters)
+
+
+def subsample(batch: Batch, fraction: float) -> Batch:
+    """Return round(fraction · N) evenly spaced rows of a batch, at least one; always the same ones."""
+    samples = len(batch.advantages)
+    count = max(1, round(fraction * samples))
+    rows = torch.arange(count, device=batch.advantages.device) * samples // count
+    return Batch(*(column[rows] for column in batch))

@@ -1,0 +1,1 @@
+"""The only room that writes: TensorBoard, metrics, checkpoints, the run directory."""

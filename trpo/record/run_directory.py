@@ -1,0 +1,93 @@
+"""The files of one run: who they are, what is in them, and that one directory holds one run."""
+
+import json
+import logging
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trpo.config import UserError
+
+CONFIG = "config.yaml"
+OVERRIDES = "overrides.yaml"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+LOG = "train.log"
+CHECKPOINTS = "checkpoints"
+
+
+def check_free(directory: Path) -> None:
+    """Raise `UserError` if the directory holds a run already: nothing is ever overwritten."""
+    for name in (CONFIG, METRICS, SUMMARY, CHECKPOINTS):
+        if (directory / name).exists():
+            raise UserError(f"{directory} already holds a run ({name}); choose another hydra.run.dir")
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file; choose another hydra.run.dir")
+
+
+def check_is_run(directory: Path) -> None:
+    """Raise `UserError` if the directory is not that of a run."""
+    if not directory.is_dir():
+        raise UserError(f"there is no directory {directory}")
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"{directory} is not a run directory: it has no {CONFIG}")
+
+
+def write_config(directory: Path, config: dict[str, Any], overrides: list[str]) -> None:
+    """Write the resolved configuration and the overrides that led to it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    (directory / OVERRIDES).write_text(yaml.safe_dump(overrides), encoding="utf-8")
+
+
+def write_summary(directory: Path, summary: dict[str, Any]) -> None:
+    """Write `summary.json`, with the versions that produced it."""
+    text = json.dumps({**summary, "git_commit": git_commit(), "versions": versions()}, indent=2)
+    (directory / SUMMARY).write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def log_file(directory: Path) -> Iterator[None]:
+    """Send everything logged meanwhile to `train.log`, with times, and the traceback of what ended it."""
+    handler = logging.FileHandler(directory / LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    except Exception:
+        logging.getLogger(__name__).exception("the run failed")
+        raise
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of every package that decides the numbers."""
+    packages = ("trpo", "torch", "numpy", "gymnasium", "mujoco", "hydra-core", "tensorboard")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def git_commit() -> str | None:
+    """Return the commit of the source tree, with `-dirty` if it was changed, or None if git does not track it."""
+    if not git("ls-files", Path(__file__).name):  # installed: the repository around it is somebody else's
+        return None
+    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def git(*arguments: str) -> str | None:
+    """Return what git says in the source's directory, or None."""
+    try:
+        answer = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

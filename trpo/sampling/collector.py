@@ -1,0 +1,66 @@
+"""Rollouts: the policy acts, nothing else happens."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trpo.batch import Rollout
+from trpo.models.agent import Agent
+from trpo.sampling.environments import Environments, Transition
+
+
+class Collector:
+    """Steps environments with a policy and keeps count of their episodes, across rollouts."""
+
+    def __init__(self, environments: Environments, *, steps: int, generator: torch.Generator) -> None:
+        self.environments = environments
+        self.steps = steps  # T
+        self.generator = generator
+        self.returns = np.zeros(environments.num_envs)  # raw, of the episodes under way
+        self.lengths = np.zeros(environments.num_envs, dtype=np.int64)
+
+    def collect(self, agent: Agent) -> Rollout:
+        """Return T steps of every environment, on the agent's device.
+
+        Each step asks the policy for actions and for nothing else; values, log-probs and distribution parameters
+        are computed afterwards in one pass. One torch thread: the passes are too small to share.
+        """
+        device = next(agent.parameters()).device
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        observations: list[Tensor] = []
+        actions: list[Tensor] = []
+        transitions: list[Transition] = []
+        finals: list[Tensor] = []
+        episodes: list[tuple[float, int]] = []
+        for _ in range(self.steps):
+            observations.append(self.environments.observations)
+            actions.append(agent.act(observations[-1].to(device), self.generator).cpu())
+            transition = self.environments.step(actions[-1])
+            transitions.append(transition)
+            finals.append(transition.next_observations[transition.truncated])
+            episodes += self._count(transition)
+        torch.set_num_threads(threads)
+        return Rollout(
+            observations=torch.stack(observations).to(device),
+            actions=torch.stack(actions).to(device),
+            rewards=torch.stack([transition.rewards for transition in transitions]).to(device),
+            terminated=torch.stack([transition.terminated for transition in transitions]).to(device),
+            truncated=torch.stack([transition.truncated for transition in transitions]).to(device),
+            valid=torch.stack([transition.valid for transition in transitions]).to(device),
+            last_observations=self.environments.observations.to(device),
+            final_observations=torch.cat(finals).to(device),
+            episode_returns=[episode_return for episode_return, _ in episodes],
+            episode_lengths=[length for _, length in episodes],
+        )
+
+    def _count(self, transition: Transition) -> list[tuple[float, int]]:
+        """Add a step to the episodes under way; return (return, length) of those that ended with it."""
+        valid = transition.valid.numpy()
+        self.returns += np.where(valid, transition.rewards.numpy(), 0.0)
+        self.lengths += valid
+        ended = (transition.terminated | transition.truncated).numpy()
+        finished = list(zip(self.returns[ended].tolist(), self.lengths[ended].tolist(), strict=True))
+        self.returns[ended] = 0.0
+        self.lengths[ended] = 0
+        return finished

@@ -1,0 +1,94 @@
+"""Returns of an agent as it is, on environments and generators of its own."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+
+from trpo import seeds
+from trpo.config import EnvConfig, UserError
+from trpo.models.agent import Agent
+from trpo.sampling.environments import make_env
+from trpo.sampling.interface import make_interface
+
+MOST_ENVIRONMENTS = 16  # stepped side by side
+MOST_STEPS = 100_000  # per episode: some environments without a time limit never end
+
+
+class Evaluation(NamedTuple):
+    """Raw, undiscounted episode returns and lengths, in the order of the episodes."""
+
+    returns: list[float]
+    lengths: list[int]
+
+    def figures(self) -> dict[str, float]:
+        """Return the evaluation tags: mean and (population) standard deviation over episodes."""
+        return {
+            "return_mean": float(np.mean(self.returns)),
+            "return_std": float(np.std(self.returns)),
+            "length_mean": float(np.mean(self.lengths)),
+        }
+
+
+def evaluate(
+    agent: Agent,
+    config: EnvConfig,
+    *,
+    episodes: int,
+    seed: int,
+    number: int = 0,
+    stochastic: bool = False,
+    video: Path | None = None,
+) -> Evaluation:
+    """Return the outcome of whole episodes of the agent's mode, or of its samples if `stochastic`.
+
+    Nothing of the training is touched: no statistics, no environment, no generator. Episode i of evaluation
+    `number` starts from a seed of its own, however many run side by side. With `video`, episodes run one by one
+    and are written there as MP4 files.
+    """
+    width = 1 if video else min(episodes, MOST_ENVIRONMENTS)
+    envs = [make_recorded_env(config, video) if video else make_env(config) for _ in range(width)]
+    noise = seeds.generator(seed, seeds.Role.EVALUATION_ACTIONS, number) if stochastic else None
+    starts = [seeds.integer(seed, seeds.Role.EVALUATION_ENVIRONMENTS, number, i) for i in range(episodes)]
+    outcomes: list[tuple[float, int]] = []
+    try:
+        for first in range(0, episodes, width):
+            outcomes += run_episodes(agent, envs, starts[first : first + width], noise)
+    finally:
+        for env in envs:
+            env.close()
+    return Evaluation([total for total, _ in outcomes], [length for _, length in outcomes])
+
+
+def run_episodes(
+    agent: Agent, envs: list[gymnasium.Env], starts: list[int], noise: torch.Generator | None
+) -> list[tuple[float, int]]:
+    """Return (return, length) of one episode in each of the first environments, one per seed in `starts`."""
+    interface = make_interface(envs[0].observation_space, envs[0].action_space)
+    device = next(agent.parameters()).device
+    observations = [env.reset(seed=start)[0] for env, start in zip(envs, starts, strict=False)]
+    returns, lengths = np.zeros(len(starts)), np.zeros(len(starts), dtype=int)
+    active = list(range(len(starts)))
+    while active:
+        seen = interface.encode([observations[i] for i in active]).to(device)
+        actions = interface.decode(agent.act(seen, noise).cpu())
+        going = []
+        for i, action in zip(active, actions, strict=True):
+            observations[i], reward, terminated, truncated, _ = envs[i].step(action)
+            returns[i] += float(reward)
+            lengths[i] += 1
+            if not (terminated or truncated or lengths[i] >= MOST_STEPS):
+                going.append(i)
+        active = going
+    return list(zip(returns.tolist(), lengths.tolist(), strict=True))
+
+
+def make_recorded_env(config: EnvConfig, directory: Path) -> gymnasium.Env:
+    """Return one environment whose every episode becomes an MP4 file. Raises `UserError` if it cannot."""
+    env = make_env(config, render_mode="rgb_array")
+    try:
+        return gymnasium.wrappers.RecordVideo(env, str(directory), episode_trigger=lambda _: True)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise UserError("--video needs moviepy: pip install 'trpo[video]'") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trpo.config import UserError, describe_range, fields_by_key, first_line
+from trpo.config import FINITE, UserError, describe_range, fields_by_key, first_line
 from trpo.launch import launch, load_config, tasks
 from trpo.models.agent import Agent, make_agent
 from trpo.record import checkpoint, run_directory
@@ -103,9 +103,9 @@ def default_of(field: Field) -> str:
 
 
 def range_of(field: Field) -> str:
-    """Return a field's range in brackets, if it has one worth saying."""
+    """Return a field's range in brackets, if its line of help does not say it already."""
     words = describe_range(field)
-    return "" if words == "a finite number" else f" ({words})"
+    return "" if field.metadata["choices"] or words == FINITE else f" ({words})"
 
 
 def evaluate_command(arguments: list[str]) -> int:

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 
+FINITE = "a finite number"
+
+
 class UserError(Exception):
     """A mistake of the person at the keyboard: shown as one line, exit code 2, nothing started."""
 
@@ -80,8 +83,8 @@ def describe_range(field: dataclasses.Field[Any]) -> str:
     if bounds["choices"]:
         return "one of " + ", ".join(bounds["choices"])
     words = {"above": "above", "at_least": "at least", "at_most": "at most"}
-    parts = [f"{words[name]} {bounds[name]}" for name in words if bounds[name] is not None]
-    return " and ".join(parts) or "a finite number"
+    parts = [f"{words[name]} {bounds[name]:g}" for name in words if bounds[name] is not None]
+    return " and ".join(parts) or FINITE
 
 
 def dotted(*parts: str) -> str:
@@ -97,11 +100,11 @@ class EnvConfig(Section):
     id: str = key("", "a Gymnasium id; `package:Name-v0` imports the package first")
     backend: str = key(
         "sync",
-        "sync: in this process; async: one process each; vector: the environment's own vector entry point",
+        "sync: one process; async: one each; vector: the environment's own vector entry point",
         choices=("sync", "async", "vector"),
     )
     num_envs: int = key(8, "environments stepped together", at_least=1)
-    kwargs: dict[str, Any] = key({}, "arguments for the environment's constructor")
+    kwargs: dict[str, Any] = key({}, "for the environment's constructor: +env.kwargs.goal_velocity=0.1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +230,6 @@ def check_key(typed: str) -> None:
     if typed in keys or typed.startswith("env.kwargs."):
         return
     near = difflib.get_close_matches(typed, keys, n=3)
-    section = [name for name in keys if name.startswith(typed.rsplit(".", 1)[0] + ".")]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"keys: {', '.join(section or keys)}"
+    section = [name for name in keys if name.startswith(typed.split(".")[0] + ".")]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(section) or 'a list in --help'}"
     raise UserError(f"unknown key {typed!r}; {hint}")

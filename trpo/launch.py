@@ -74,7 +74,7 @@ def compose_jobs(overrides: list[str], config_dir: str | None, *, multirun: bool
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
         for override in parsed:
-            check_override(override)
+            check_override(override, multirun=multirun)
         jobs = BasicSweeper.split_arguments(parsed, None)[0] if multirun else [list(overrides)]
         search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3", job_name="trpo"):
@@ -83,11 +83,13 @@ def compose_jobs(overrides: list[str], config_dir: str | None, *, multirun: bool
         raise UserError(one_line(error)) from error
 
 
-def check_override(override: Override) -> None:
+def check_override(override: Override, *, multirun: bool) -> None:
     """Raise `UserError` if an override names neither a key of ours nor one of Hydra's."""
     name = override.key_or_group
     if override.is_delete():
         raise UserError(f"{override.input_line}: keys cannot be removed, only set")
+    if override.is_sweep_override() and not multirun:
+        raise UserError(f"{override.input_line} has several values: add -m for a sweep")
     if name != "task" and not re.match(r"hydra[./]|hydra$", name):
         check_key(name)
 
@@ -96,11 +98,9 @@ def one_line(error: BaseException) -> str:
     """Return Hydra's or OmegaConf's message in one line, with the key it is about and what went wrong with it."""
     if missing := re.search(r"Could not find 'task/(.*)'", str(error)):
         return f"there is no task {missing[1]!r}; tasks: {', '.join(tasks())}"
-    parts = [first_line(error)]
-    cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException):
-        parts.append(first_line(cause))
-    return ": ".join(parts)
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        return f"{first_line(error)}: {first_line(error.__cause__)}"
+    return first_line(error)
 
 
 def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> None:

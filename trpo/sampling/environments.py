@@ -1,8 +1,11 @@
 """B environments stepped together, with one meaning of a step whatever the backend."""
 
+import functools
+import logging
 from typing import Any, NamedTuple
 
 import gymnasium
+import mujoco
 import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
@@ -11,6 +14,8 @@ from torch import Tensor
 from trpo import seeds
 from trpo.config import EnvConfig, UserError, first_line
 from trpo.sampling.interface import Interface, make_interface
+
+log = logging.getLogger(__name__)
 
 
 class Transition(NamedTuple):
@@ -107,10 +112,17 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
             "no environment: choose a task (task=cartpole) or an environment (env.id=CartPole-v1); "
             "--help lists the tasks"
         )
+    mujoco.set_mju_user_warning(log_once)
     try:
         return gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
     except Exception as error:
         raise UserError(f"env.id={config.id} cannot be made: {first_line(error)}") from error
+
+
+@functools.cache
+def log_once(message: str) -> None:
+    """Log a warning of MuJoCo, which would else print it for every model and leave a file where the person is."""
+    log.warning("MuJoCo: %s", message)
 
 
 def make_vector_env(config: EnvConfig) -> VectorEnv:

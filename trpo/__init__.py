@@ -5,7 +5,8 @@ Read a training iteration top-down: `train` → `trust_region` → `objective` �
 
     cli, launch     arguments to checked jobs (argparse, Hydra)
     config          every key, default and range
-    train           collect → batch → policy step → critic fit → statistics → log → save
+    run             one run: its directory, and when to log, evaluate, save and stop
+    train           one iteration: collect → batch → policy step → critic fit → statistics
     trust_region    one policy step
     critic          one value fit
     objective       surrogate, KL and Fisher products of one batch

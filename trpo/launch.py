@@ -21,10 +21,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from trpo import train
 from trpo.config import Config, UserError, check_key, first_line
 from trpo.record import run_directory
+from trpo.run import FINISHED, train
 from trpo.sampling.environments import check_environment
+from trpo.train import resolve_device
 
 PACKAGE_CONFIGS = Path(__file__).parent / "configs"  # in an installed wheel
 SOURCE_CONFIGS = Path(__file__).parent.parent / "configs"  # in the repository
@@ -108,7 +109,7 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> None:
     seen: set[str] = set()
     for number, job in enumerate(jobs):
         config = to_config(job)
-        train.resolve_device(config)
+        resolve_device(config)
         if (environment := repr(config.env)) not in seen:
             check_environment(config.env)
             seen.add(environment)
@@ -121,7 +122,7 @@ def job_directory(job: DictConfig, number: int, *, of_sweep: bool) -> Path:
         return Path(job.hydra.run.dir)
     with open_dict(job):
         job.hydra.job.num = number
-    return Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
+    return Path(job.hydra.sweep.dir, job.hydra.sweep.subdir)
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -164,13 +165,13 @@ def run_job(composed: DictConfig) -> int:
     settings = HydraConfig.get()
     directory = Path(settings.runtime.output_dir)
     try:
-        summary = train.train(to_config(composed), directory, list(settings.overrides.task))
+        summary = train(to_config(composed), directory, list(settings.overrides.task))
     except Exception as error:
         log = directory / run_directory.LOG
         print(f"trpo-train: {type(error).__name__}: {first_line(error)} (traceback: {log})", file=sys.stderr)
         return 1
     reason = str(summary["exit_reason"])
-    return 0 if reason == train.FINISHED else 128 + signal.Signals[reason]
+    return 0 if reason == FINISHED else 128 + signal.Signals[reason]
 
 
 def tasks() -> dict[str, str]:
@@ -185,4 +186,5 @@ def load_config(file: Path) -> Config:
         merged = OmegaConf.merge(OmegaConf.structured(Config, flags={"readonly": False}), OmegaConf.load(file))
     except Exception as error:
         raise UserError(f"{file} is not a configuration of this version: {first_line(error)}") from error
+    assert isinstance(merged, DictConfig)
     return to_config(merged)

@@ -1,14 +1,11 @@
-"""The training loop: collect → batch → policy step → critic fit → statistics → log → save."""
+"""One iteration: collect → batch → policy step → critic fit → statistics. Nothing here writes a file."""
 
 import dataclasses
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Mapping
-from contextlib import closing
-from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 
@@ -19,30 +16,14 @@ from trpo.critic import fit_critic, make_optimizer
 from trpo.models.agent import Agent, make_agent
 from trpo.models.distributions import DiagonalGaussian
 from trpo.numerics.params import flatten
-from trpo.record import checkpoint, run_directory
-from trpo.record.logger import Logger
-from trpo.record.progress import Progress
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
 from trpo.sampling.evaluation import evaluate
-from trpo.signals import StopRequest
 from trpo.trust_region import Outcome, trust_region_step
 
 log = logging.getLogger(__name__)
-console = logging.getLogger("trpo.console")  # what the person at the terminal should see
-
-FINISHED = "finished"
 
 LARGEST_CPU_LAYER = 512  # `device=auto` keeps narrower networks on the CPU, where a launch costs more than the work
-
-
-class Score(TypedDict):
-    """One evaluation, as the summary keeps it."""
-
-    env_steps: int
-    return_mean: float
-    return_std: float
-    length_mean: float
 
 
 class Trainer:
@@ -180,91 +161,6 @@ class Trainer:
         normalizer.update(observations)
         after = policy(normalizer(observations))
         return figures, {"normalizer_kl": float(policy.distribution.kl(before, after).mean())}
-
-
-def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, Any]:
-    """Train one agent into `directory` and return its summary, which is also the last file written."""
-    run_directory.check_free(directory)
-    run_directory.write_config(directory, dataclasses.asdict(config), overrides)
-    with run_directory.log_file(directory), StopRequest() as stop, closing(Trainer(config)) as trainer:
-        announce(trainer, directory)
-        started = time.monotonic()
-        final, best = run(trainer, directory, stop)
-        seconds = time.monotonic() - started
-        summary = {
-            "exit_reason": stop.reason or FINISHED,
-            "iterations": trainer.iteration,
-            "env_steps": trainer.env_steps,
-            "seconds": seconds,
-            "steps_per_second": trainer.env_steps / seconds,
-            "final_evaluation": final,
-            "best_evaluation": best,
-        }
-        run_directory.write_summary(directory, summary)
-        conclude(summary)
-    return summary
-
-
-def run(trainer: Trainer, directory: Path, stop: StopRequest) -> tuple[Score | None, Score | None]:
-    """Iterate until the steps are done or a signal asks to stop; return the last and the best evaluation."""
-    settings = trainer.config.run
-    final: Score | None = None
-    best: Score | None = None
-    trainer.warm_up()
-    with Logger(directory) as logger, Progress(trainer.config) as progress:
-        while not trainer.finished and not stop.requested:
-            previous = trainer.env_steps
-            row = trainer.iterate()
-            if trainer.due(settings.evaluate_every, previous) and settings.evaluation_episodes:
-                figures = trainer.evaluate()
-                row |= tagged("evaluation", figures)
-                final = Score(env_steps=trainer.env_steps, **figures)
-                if best is None or final["return_mean"] >= best["return_mean"]:
-                    best = final
-                    checkpoint.save(directory / run_directory.CHECKPOINTS / checkpoint.BEST, trainer.state())
-            logger.write(row, env_steps=trainer.env_steps)
-            progress.show(row)
-            if trainer.due(settings.checkpoint_every, previous) or stop.requested:
-                save(trainer, directory)
-    return final, best
-
-
-def save(trainer: Trainer, directory: Path) -> None:
-    """Write a numbered checkpoint."""
-    checkpoint.save_numbered(
-        directory / run_directory.CHECKPOINTS,
-        trainer.state(),
-        env_steps=trainer.env_steps,
-        keep=trainer.config.run.keep_checkpoints,
-    )
-
-
-def announce(trainer: Trainer, directory: Path) -> None:
-    """Say what is about to run, where, and how long."""
-    config, run = trainer.config, trainer.config.run
-    size = trainer.collector.steps * config.env.num_envs
-    iterations = math.ceil(run.total_steps / size)
-    console.info("%s, seed %d, in %s", config.env.id, config.seed, directory)
-    console.info(
-        "%s steps (%s asked) in iterations of %s, %d environments (%s), %s policy parameters on %s, "
-        "%d torch thread(s) for updates",
-        *(f"{iterations * size:,}", f"{run.total_steps:,}", f"{size:,}"),
-        *(config.env.num_envs, config.env.backend),
-        *(f"{len(flatten(trainer.agent.policy)):,}", trainer.device, run.threads),
-    )
-
-
-def conclude(summary: dict[str, Any]) -> None:
-    """Say how it ended."""
-    console.info(
-        "%s: %s steps in %.0f s (%.0f steps/s)",
-        summary["exit_reason"],
-        f"{summary['env_steps']:,}",
-        summary["seconds"],
-        summary["steps_per_second"],
-    )
-    if (final := summary["final_evaluation"]) is not None:
-        console.info("evaluation: return %.2f ± %.2f", final["return_mean"], final["return_std"])
 
 
 def resolve_device(config: Config) -> torch.device:

@@ -98,4 +98,5 @@ def ritz_values(solution: Solution) -> Tensor:
     diagonal[1:] += betas[:-1] / alphas[:-1]
     off_diagonal = betas[:-1].sqrt() / alphas[:-1]
     lanczos = torch.diag(diagonal) + torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
-    return torch.linalg.eigvalsh(lanczos)
+    eigenvalues: Tensor = torch.linalg.eigvalsh(lanczos)
+    return eigenvalues

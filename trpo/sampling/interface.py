@@ -75,7 +75,7 @@ def make_decoder(space: spaces.Space) -> tuple[Distribution, Decode]:
 
 def make_integer_decoder(space: spaces.Space, start: Any) -> Decode:
     """Return the decoder that restores the shape of a space of integers and where they count from."""
-    return lambda actions: (actions.numpy().reshape(-1, *space.shape) + start).astype(space.dtype)
+    return lambda actions: (actions.numpy().reshape(-1, *(space.shape or ())) + start).astype(space.dtype)
 
 
 def make_box_decoder(space: spaces.Box) -> Decode:

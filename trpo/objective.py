@@ -75,6 +75,16 @@ class Objective:
         """Return KL(π_θ ‖ π_old) of each row (n,) in nats, float64."""
         return self.distribution.kl(parameters, piece.old_parameters)
 
+    def kl(self, theta: Tensor) -> Tensor:
+        """Return K(θ), a float64 scalar that can be differentiated any number of times."""
+        divergences = [self.divergence(self.parameters(theta, piece.observations), piece) for piece in self.pieces]
+        return torch.cat(divergences).mean()
+
+    def surrogate_gain(self, theta: Tensor) -> Tensor:
+        """Return L(θ) − L(θ_old), a float64 scalar that can be differentiated any number of times."""
+        gains = [self.gain(self.parameters(theta, piece.observations), piece) for piece in self.pieces]
+        return torch.cat(gains).mean()
+
     @torch.no_grad()
     def evaluate(self, theta: Tensor) -> Evaluation:
         """Return the exact surrogate gain and divergences of a candidate θ (P,)."""

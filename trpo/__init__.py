@@ -7,7 +7,7 @@ Read a training iteration top-down: `train` → `trust_region` → `objective` �
     config          every key, default and range
     run             one run: its directory, and when to log, evaluate, save and stop
     train           one iteration: collect → batch → policy step → critic fit → statistics
-    trust_region    one policy step
+    trust_region    one policy step; step_info has its figures, profile what lies along it
     critic          one value fit
     objective       surrogate, KL and Fisher products of one batch
     batch           what flows between the rooms
@@ -30,7 +30,8 @@ from trpo.numerics.advantages import gae
 from trpo.numerics.conjugate_gradient import conjugate_gradient
 from trpo.numerics.fisher import gauss_newton_product, hessian_product
 from trpo.numerics.line_search import line_search
-from trpo.trust_region import Outcome, StepInfo, trust_region_step
+from trpo.step_info import Outcome, StepInfo
+from trpo.trust_region import trust_region_step
 
 __all__ = [
     "Agent",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -178,10 +179,12 @@ class CriticConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class RecordConfig(Section):
-    """What is shown."""
+    """What is shown and kept."""
 
     path: ClassVar[str] = "record"
     progress: bool = key(True, "a progress bar, if the output is a terminal")
+    profile_every: int = key(50, "iterations between profiles along the step; 0: none", at_least=0)
+    dump_every: int = key(0, "iterations between dumps of a whole update; 0: none", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +224,15 @@ def fields_by_key(section: type[Section] = Config, path: str = "") -> Iterator[t
             yield dotted(path, field.name), field
         else:
             yield from fields_by_key(field.default_factory, field.name)  # type: ignore[arg-type]
+
+
+def flat(config: Config) -> dict[str, str | int | float | bool]:
+    """Return every key with its value, as plain values that a table can hold."""
+    values: dict[str, str | int | float | bool] = {}
+    for name, _ in fields_by_key():
+        value = operator.attrgetter(name)(config)
+        values[name] = value if isinstance(value, str | int | float | bool) else str(value)
+    return values
 
 
 def check_key(typed: str) -> None:

@@ -44,13 +44,22 @@ class Objective:
         batch: the samples.
         fisher: `gauss_newton` or `hessian`, the form of the Fisher product.
         micro_batch: the most rows in one forward pass; 0 for all.
+        theta: θ_old (P,), if the policy no longer holds it.
     """
 
-    def __init__(self, policy: Policy, batch: Batch, *, fisher: str = "gauss_newton", micro_batch: int = 0) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        batch: Batch,
+        *,
+        fisher: str = "gauss_newton",
+        micro_batch: int = 0,
+        theta: Tensor | None = None,
+    ) -> None:
         self.policy = policy
         self.distribution = policy.distribution
         self.fisher = fisher
-        self.theta = flatten(policy).requires_grad_()
+        self.theta = (flatten(policy) if theta is None else theta.clone()).requires_grad_()
         self.samples = len(batch.advantages)
         with torch.no_grad():
             old_log_probs = self.distribution.log_prob(batch.old_parameters, batch.actions)

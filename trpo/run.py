@@ -8,13 +8,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from trpo.config import Config
+from trpo.config import Config, flat
 from trpo.numerics.params import flatten
+from trpo.profile import profile_step
 from trpo.record import checkpoint, run_directory
+from trpo.record.dump import write_dump
+from trpo.record.figures import draw_profile
 from trpo.record.logger import Logger
 from trpo.record.progress import Progress
+from trpo.record.run_directory import write_json
 from trpo.signals import StopRequest
-from trpo.train import Trainer, tagged
+from trpo.train import Iteration, Trainer, tagged
 
 console = logging.getLogger("trpo.console")  # what the person at the terminal should see
 
@@ -53,10 +57,11 @@ def run(trainer: Trainer, directory: Path, stop: StopRequest) -> tuple[Score | N
     final: Score | None = None
     best: Score | None = None
     trainer.warm_up()
-    with Logger(directory) as logger, Progress(trainer.config) as progress:
+    with Logger(directory, flat(trainer.config)) as logger, Progress(trainer.config) as progress:
         while not trainer.finished:
             previous = trainer.env_steps
-            row = trainer.iterate()
+            iteration = trainer.iterate()
+            row = iteration.row
             if trainer.due(settings.evaluate_every, previous) and settings.evaluation_episodes:
                 figures = trainer.evaluate()
                 row |= tagged("evaluation", figures)
@@ -66,11 +71,51 @@ def run(trainer: Trainer, directory: Path, stop: StopRequest) -> tuple[Score | N
                     checkpoint.save(directory / run_directory.CHECKPOINTS / checkpoint.BEST, trainer.state())
             logger.write(row, env_steps=trainer.env_steps)
             progress.show(row)
+            record_update(trainer, iteration, directory, logger)
             if trainer.due(settings.checkpoint_every, previous) or stop.requested:
                 save(trainer, directory)
             if stop.requested:
                 break
     return final, best
+
+
+def record_update(trainer: Trainer, iteration: Iteration, directory: Path, logger: Logger) -> None:
+    """Write the profile and the dump of an update where they are due."""
+    record, name = trainer.config.record, f"step_{trainer.env_steps:012d}"
+    if record.profile_every and trainer.iteration % record.profile_every == 0:
+        profile = profile_step(trainer.agent.policy, iteration.batch, iteration.step, trainer.config.trust_region)
+        if profile is not None:
+            write_json(directory / run_directory.PROFILES / f"{name}.json", profile._asdict())
+            figure = draw_profile(profile._asdict(), f"iteration {trainer.iteration}")
+            logger.draw("profile/step", figure, env_steps=trainer.env_steps)
+    if record.dump_every and trainer.iteration % record.dump_every == 0:
+        write_update(directory / run_directory.DUMPS / f"{name}.npz", trainer, iteration)
+
+
+def write_update(path: Path, trainer: Trainer, iteration: Iteration) -> None:
+    """Write one whole update: what went into it, θ before and after, and what was logged of it."""
+    config, policy = trainer.config, trainer.agent.policy
+    batch, theta = iteration.batch, iteration.step.theta
+    assert theta is not None  # every step knows where it started
+    arrays = {
+        "observations": batch.observations,  # as the networks saw them
+        "actions": batch.actions,
+        "advantages": batch.advantages,
+        "old_parameters": batch.old_parameters,
+        "theta_old": theta,
+        "theta_new": flatten(policy),  # the normaliser is not part of θ
+    }
+    description = {
+        "env_id": config.env.id,
+        "env_steps": trainer.env_steps,
+        "iteration": trainer.iteration,
+        "distribution": repr(policy.distribution),
+        "theta": {name: list(parameter.shape) for name, parameter in policy.named_parameters()},
+        "policy": dataclasses.asdict(config.policy),
+        "outcome": iteration.step.outcome.name.lower(),
+        "figures": iteration.step.figures(),
+    }
+    write_dump(path, arrays, description)
 
 
 def save(trainer: Trainer, directory: Path) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,11 +19,20 @@ from trpo.numerics.params import flatten
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
 from trpo.sampling.evaluation import evaluate
-from trpo.trust_region import Outcome, trust_region_step
+from trpo.step_info import Outcome, StepInfo
+from trpo.trust_region import trust_region_step
 
 log = logging.getLogger(__name__)
 
 LARGEST_CPU_LAYER = 512  # `device=auto` keeps narrower networks on the CPU, where a launch costs more than the work
+
+
+class Iteration(NamedTuple):
+    """What an iteration leaves for the record."""
+
+    row: dict[str, float | str]
+    batch: Batch
+    step: StepInfo
 
 
 class Trainer:
@@ -64,8 +73,8 @@ class Trainer:
         if self.agent.normalizer is not None:
             self.agent.normalizer.update(rollout.observations[rollout.valid])
 
-    def iterate(self) -> dict[str, float | str]:
-        """Run one iteration and return its row of metrics: tags of the design's contract to numbers."""
+    def iterate(self) -> Iteration:
+        """Run one iteration; its row maps the tags of the design's contract to numbers."""
         config, agent = self.config, self.agent
         clock = Laps()
         rollout = self.collector.collect(agent)
@@ -89,7 +98,7 @@ class Trainer:
         self.env_steps += rollout.size
         if step.outcome is not Outcome.ACCEPTED:
             log.warning("iteration %d: the policy step was rejected: %s", self.iteration, step.outcome.value)
-        return {
+        row: dict[str, float | str] = {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             "wall_time": time.time(),
@@ -101,6 +110,7 @@ class Trainer:
             **tagged("critic", fit.figures()),
             **tagged("time", clock.figures(rollout.size)),
         }
+        return Iteration(row, batch, step)
 
     def evaluate(self) -> dict[str, float]:
         """Return the figures of deterministic episodes on environments of their own."""

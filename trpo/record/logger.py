@@ -1,10 +1,13 @@
 """One metrics row per iteration, to TensorBoard and to `metrics.jsonl`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from trpo.record.run_directory import METRICS
 
@@ -37,15 +40,20 @@ LAYOUT = {
 }
 
 
+SWEEP_METRICS = ("evaluation/return_mean", "rollout/episode_return", "trust_region/kl_error_relative")
+
+
 class Logger:
     """Writes rows; a number whose key has a slash is a TensorBoard tag."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, hyperparameters: Mapping[str, str | int | float | bool]) -> None:
         self.file = open(directory / METRICS, "a", encoding="utf-8")  # noqa: SIM115, closed in __exit__
         self.writer = SummaryWriter(str(directory))
         self.writer.add_custom_scalars(
             {title: {chart: ["Multiline", tags] for chart, tags in charts.items()} for title, charts in LAYOUT.items()}
         )
+        for summary in hparams(dict(hyperparameters), dict.fromkeys(SWEEP_METRICS, 0.0)):
+            self.writer._get_file_writer().add_summary(summary)  # add_hparams() would open a run of its own
 
     def __enter__(self) -> "Logger":
         return self
@@ -67,3 +75,7 @@ class Logger:
             if "/" in tag:
                 self.writer.add_scalar(tag, value, env_steps)
         self.writer.flush()
+
+    def draw(self, tag: str, figure: Figure, *, env_steps: int) -> None:
+        """Write a figure."""
+        self.writer.add_figure(tag, figure, env_steps, close=False)

@@ -4,7 +4,7 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,8 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 LOG = "train.log"
 CHECKPOINTS = "checkpoints"
+PROFILES = "profiles"
+DUMPS = "dumps"
 
 
 def check_free(directory: Path) -> None:
@@ -48,8 +50,13 @@ def write_config(directory: Path, config: dict[str, Any], overrides: list[str]) 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
     """Write `summary.json`, with the versions that produced it."""
-    text = json.dumps({**summary, "git_commit": git_commit(), "versions": versions()}, indent=2)
-    (directory / SUMMARY).write_text(text + "\n", encoding="utf-8")
+    write_json(directory / SUMMARY, {**summary, "git_commit": git_commit(), "versions": versions()})
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write data as readable JSON, making the directory where needed. Raises `ValueError` on NaN and infinity."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 @contextmanager

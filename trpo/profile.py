@@ -1,0 +1,69 @@
+"""One policy step seen along its ray: the KL and the surrogate that it faced, and what the models said they were."""
+
+import math
+from typing import Any, NamedTuple
+
+from trpo.batch import Batch
+from trpo.config import TrustRegionConfig
+from trpo.models.networks import Policy
+from trpo.numerics.conjugate_gradient import dot, ritz_values
+from trpo.numerics.taylor import along, taylor_terms
+from trpo.objective import Objective
+from trpo.step_info import StepInfo
+
+FRACTIONS = tuple(k / 10 for k in range(21))  # of the full step: 0 to 2
+
+
+class Profile(NamedTuple):
+    """Plain data, ready for JSON, None where a number is not finite; lists over `fractions` but the last three."""
+
+    max_kl: float  # δ, nats
+    outcome: str  # the sentence
+    fractions: list[float]
+    kl: list[float | None]  # K(θ_old + ts), nats, exact
+    kl_quadratic: list[float]  # t²·½sᵀFs
+    kl_cubic: list[float]  # the same plus the term of order 3
+    improvement: list[float | None]  # L(θ_old + ts) − L(θ_old), exact
+    improvement_linear: list[float]  # t·gᵀs
+    candidates: list[dict[str, Any]]  # what the line search tried: fraction, kl, improvement, verdict
+    cg_residuals: list[float]  # ‖g − (F + damping·I)x_k‖ / ‖g‖ after k products
+    curvatures: list[float]  # Ritz values minus the damping, ascending: estimates of the ends of F's spectrum
+
+
+def profile_step(policy: Policy, batch: Batch, step: StepInfo, config: TrustRegionConfig) -> Profile | None:
+    """Return the profile of a step that `trust_region_step` took on this batch, or None if it had no ray.
+
+    Costs one forward pass per fraction and three nested derivatives; the policy is not touched.
+    """
+    if step.theta is None or step.gradient is None or step.step is None or not (step.search and step.solution):
+        return None
+    objective = Objective(policy, batch, fisher=config.fisher, micro_batch=config.micro_batch, theta=step.theta)
+    terms = taylor_terms(objective.kl, step.theta, step.step, product=objective.fisher_product)
+    points = along(objective.kl, step.theta, step.step, terms, FRACTIONS)
+    slope = dot(step.gradient, step.step)
+    return Profile(
+        max_kl=step.max_kl,
+        outcome=step.outcome.value,
+        fractions=list(FRACTIONS),
+        kl=[finite(point.value) for point in points],
+        kl_quadratic=[terms[2] * t**2 for t in FRACTIONS],
+        kl_cubic=[terms[2] * t**2 + terms[3] * t**3 for t in FRACTIONS],
+        improvement=[finite(objective.evaluate(step.theta + t * step.step).improvement) for t in FRACTIONS],
+        improvement_linear=[t * slope for t in FRACTIONS],
+        candidates=[
+            {
+                "fraction": candidate.fraction,
+                "kl": finite(candidate.evaluation.kl),
+                "improvement": finite(candidate.evaluation.improvement),
+                "verdict": candidate.verdict.name.lower(),
+            }
+            for candidate in step.search.candidates
+        ],
+        cg_residuals=step.solution.residuals,
+        curvatures=(ritz_values(step.solution) - config.damping).tolist(),
+    )
+
+
+def finite(value: float) -> float | None:
+    """Return the value, or None where JSON has no number for it."""
+    return value if math.isfinite(value) else None

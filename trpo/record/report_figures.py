@@ -1,0 +1,139 @@
+"""The figures of a report: layout only, from runs read back."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from trpo.record.runs import Run
+
+Groups = Mapping[str, Sequence[Run]]  # label to the runs that differ in nothing but the seed
+
+RETURN = "rollout/episode_return"
+SCORE = "evaluation/return_mean"
+CONFIDENCE = 0.95
+
+
+class Score:
+    """The final evaluations of a group: interquartile mean with a bootstrap interval (Agarwal et al. 2021)."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.values = [values[-1] for run in runs if (values := run.values(SCORE))]
+        self.iqm = float(stats.trim_mean(self.values, 0.25)) if self.values else None
+        self.interval: tuple[float, float] | None = None
+        if len(self.values) > 1:
+            resampled = stats.bootstrap(
+                (self.values,),
+                lambda sample, axis: stats.trim_mean(sample, 0.25, axis=axis),
+                confidence_level=CONFIDENCE,
+                method="percentile",
+                rng=0,
+            )
+            self.interval = (float(resampled.confidence_interval.low), float(resampled.confidence_interval.high))
+
+
+def draw_learning(groups: Groups) -> Figure:
+    """Return one panel per environment: training returns over steps, mean and 95 % band over seeds."""
+    environments = list(dict.fromkeys(run.config["env.id"] for runs in groups.values() for run in runs))
+    figure = Figure(figsize=(7.5, 4 * len(environments)), layout="constrained")
+    panels = figure.subplots(len(environments), 1, squeeze=False)[:, 0]
+    for panel, environment in zip(panels, environments, strict=True):
+        for label, runs in groups.items():
+            if runs[0].config["env.id"] == environment:
+                draw_band(panel, label, runs)
+        panel.set(xlabel="environment steps", ylabel="return of training episodes", title=environment)
+        decorate(panel)
+    return figure
+
+
+def draw_band(panel: Axes, label: str, runs: Sequence[Run]) -> None:
+    """Draw the mean of a group's returns on a common grid, with a t interval where there are several seeds."""
+    curves = [run.column(RETURN) for run in runs if run.values(RETURN)]
+    if not curves:
+        return
+    grid = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 200)
+    values = np.array([np.interp(grid, x, y) for x, y in curves])
+    mean = values.mean(0)
+    (line,) = panel.plot(grid, mean, label=f"{label} ({len(curves)} seed{'s' * (len(curves) > 1)})")
+    if len(curves) > 1:
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(curves) - 1) * stats.sem(values, axis=0)
+        panel.fill_between(grid, mean - half, mean + half, alpha=0.2, color=line.get_color())
+
+
+def draw_scores(groups: Groups) -> Figure:
+    """Return the final evaluations: a dot per seed, the interquartile mean and its interval per group."""
+    figure = Figure(figsize=(7.5, 1.2 + 0.45 * len(groups)), layout="constrained")
+    panel = figure.subplots()
+    for height, runs in enumerate(groups.values()):
+        score = Score(runs)
+        panel.plot(score.values, [height] * len(score.values), ".", color="tab:gray")
+        if score.interval:
+            panel.plot(score.interval, [height, height], color="tab:blue", linewidth=4, alpha=0.5)
+        if score.iqm is not None:
+            panel.plot(score.iqm, height, "|", color="tab:blue", markersize=16, markeredgewidth=2)
+    panel.set_yticks(range(len(groups)), list(groups))
+    panel.set_ylim(len(groups) - 0.5, -0.5)
+    panel.set(xlabel="final evaluation return: seeds (dots), interquartile mean, 95 % interval")
+    panel.grid(alpha=0.3)
+    return figure
+
+
+def draw_trust_region(run: Run) -> Figure:
+    """Return one run's KL spent, predicted and allowed, the error of the prediction, and the return it bought."""
+    figure = Figure(figsize=(9, 7.5), layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 2))
+    plot(top, run, "trust_region/max_kl", "allowed: δ", color="black", linestyle="--", linewidth=1)
+    plot(top, run, "trust_region/kl_full_step", "exact KL of the full step", color="tab:gray", linewidth=0.8)
+    plot(top, run, "trust_region/kl_quadratic", "predicted: ½ΔᵀFΔ", color="tab:orange")
+    plot(top, run, "trust_region/kl", "spent: exact KL", color="tab:blue")
+    top.set(ylabel="KL(old ‖ new), nats")
+    title = f"{run.config['env.id']}, seed {run.config['seed']}: one policy step per iteration"
+    figure.legend(*top.get_legend_handles_labels(), loc="outside upper center", ncols=4, title=title)
+    top.grid(alpha=0.3)
+
+    middle.axhline(0, color="black", linewidth=1)
+    plot(middle, run, "trust_region/kl_error_relative", "", color="tab:red")
+    middle.set(ylabel="(spent − predicted) / spent")
+    middle.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    middle.grid(alpha=0.3)
+
+    plot(bottom, run, RETURN, "training episodes", color="tab:green", linewidth=0.8)
+    plot(bottom, run, SCORE, "evaluation", color="darkgreen", marker="o")
+    bottom.set(ylabel="return", xlabel="environment steps")
+    decorate(bottom)
+    return figure
+
+
+def draw_solver(groups: Groups) -> Figure:
+    """Return the solver's health: residual left by conjugate gradient, fraction of the step taken, curvature ends."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    residual, fraction, curvature = figure.subplots(1, 3)
+    for index, (label, runs) in enumerate(groups.items()):
+        for first, run in zip([True] + [False] * len(runs), runs, strict=False):
+            style = {"color": f"C{index % 10}", "linewidth": 0.8, "alpha": 0.7}
+            name = label if first else ""
+            plot(residual, run, "trust_region/cg_residual", name, **style)
+            plot(fraction, run, "trust_region/step_fraction", name, **style)
+            plot(curvature, run, "trust_region/curvature_max", name, **style)
+            plot(curvature, run, "trust_region/curvature_min", "", **style, linestyle=":")
+    residual.set(title="Conjugate gradient", ylabel="relative residual", xlabel="environment steps", yscale="log")
+    fraction.set(title="Fraction of the full step taken", xlabel="environment steps")
+    curvature.set(title="Curvature: largest, smallest (dotted)", xlabel="environment steps", yscale="symlog")
+    for panel in (residual, fraction, curvature):
+        decorate(panel)
+    return figure
+
+
+def plot(panel: Axes, run: Run, tag: str, label: str, **style: object) -> None:
+    """Draw a tag over environment steps where it exists."""
+    panel.plot(*run.column(tag), label=label, **style)  # type: ignore[arg-type]
+
+
+def decorate(panel: Axes) -> None:
+    """Add what every panel has: a grid, plain numbers, a legend if something is labelled."""
+    panel.grid(alpha=0.3)
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k" if abs(value) >= 1000 else f"{value:g}")
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(fontsize="small")

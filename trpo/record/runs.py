@@ -1,0 +1,98 @@
+"""Run directories read back: whole ones, failed ones, unfinished ones, damaged ones."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from trpo.config import UserError
+from trpo.record.run_directory import CONFIG, LOG, METRICS, PROFILES, SUMMARY
+
+Rows = list[dict[str, Any]]
+
+
+class Run(NamedTuple):
+    """What one run left behind."""
+
+    name: str  # unique among those read together
+    config: dict[str, Any]  # key as typed to value
+    rows: Rows  # of metrics.jsonl, up to the first damage
+    summary: dict[str, Any]  # empty unless the run ended in order
+    status: str  # finished, stopped by …, failed: …, unfinished
+    warnings: list[str]
+    profiles: list[dict[str, Any]]
+
+    def column(self, tag: str) -> tuple[list[float], list[float]]:
+        """Return the environment steps and values of a tag, where it exists."""
+        points = [(row["env_steps"], row[tag]) for row in self.rows if tag in row]
+        return [x for x, _ in points], [y for _, y in points]
+
+    def values(self, tag: str) -> list[float]:
+        """Return the values of a tag, where it exists."""
+        return self.column(tag)[1]
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """Return every run at or below the paths, in the order of their names. Raises `UserError` if there is none."""
+    directories = []
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"there is no directory {path}")
+        found = sorted(file.parent for file in path.rglob(CONFIG) if (file.parent / METRICS).exists())
+        if not found:
+            raise UserError(f"{path} holds no run: no directory in it has {CONFIG} and {METRICS}")
+        directories += found
+    return [read_run(directory) for directory in dict.fromkeys(directories)]
+
+
+def read_run(directory: Path) -> Run:
+    """Return one run, as far as it can be read; whatever could not be is in `warnings`."""
+    warnings: list[str] = []
+    config = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
+    summary = {}
+    if (directory / SUMMARY).exists():
+        summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+    return Run(
+        name=str(directory),
+        config=dict(flatten(config)),
+        rows=read_rows(directory / METRICS, warnings),
+        summary=summary,
+        status=status_of(directory, summary),
+        warnings=warnings,
+        profiles=[json.loads(file.read_text()) | {"name": file.stem} for file in sorted((directory / PROFILES).glob("*.json"))],
+    )
+
+
+def read_rows(file: Path, warnings: list[str]) -> Rows:
+    """Return the rows of a metrics file up to the first line that is not one, with a warning if there is such a line."""
+    rows: Rows = []
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows.append({**row, "env_steps": int(row["env_steps"])})
+        except (ValueError, KeyError, TypeError):
+            warnings.append(f"{file} is damaged at line {number}: read up to there")
+            break
+    return rows
+
+
+def status_of(directory: Path, summary: dict[str, Any]) -> str:
+    """Return how a run ended, or that it has not."""
+    reason = summary.get("exit_reason")
+    if reason is not None:
+        return reason if reason == "finished" else f"stopped by {reason}"
+    log = directory / LOG
+    if log.exists() and "the run failed" in (text := log.read_text(encoding="utf-8", errors="replace")):
+        return f"failed: {text.strip().splitlines()[-1]}"
+    return "unfinished"
+
+
+def flatten(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a nested configuration under dotted keys."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and name != "kwargs":
+            yield from flatten(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value

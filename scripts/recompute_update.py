@@ -88,7 +88,8 @@ def forward(x: np.ndarray, layers: Layers, step: Layers) -> tuple[np.ndarray, np
 def gaussian_kl(mean: np.ndarray, log_std: np.ndarray, new_mean: np.ndarray, new_log_std: np.ndarray) -> np.ndarray:
     """Return log(σ'/σ) + (σ² + (μ − μ')²) / 2σ'² − ½, the textbook form."""
     variance, new_variance = np.exp(2 * log_std), np.exp(2 * new_log_std)
-    return new_log_std - log_std + (variance + (mean - new_mean) ** 2) / (2 * new_variance) - 0.5
+    kl: np.ndarray = new_log_std - log_std + (variance + (mean - new_mean) ** 2) / (2 * new_variance) - 0.5
+    return kl
 
 
 if __name__ == "__main__":

@@ -30,6 +30,11 @@ def evaluate(arguments: list[str] | None = None) -> int:
     return reported("trpo-evaluate", evaluate_command, arguments)
 
 
+def report(arguments: list[str] | None = None) -> int:
+    """Run `trpo-report` and return its exit code."""
+    return reported("trpo-report", report_command, arguments)
+
+
 def reported(command: str, function: Callable[[list[str]], int], arguments: list[str] | None) -> int:
     """Return the exit code of a command; a mistake is one line and code 2."""
     try:
@@ -178,3 +183,20 @@ def describe(evaluation: Evaluation) -> dict[str, float]:
         "length_mean": float(np.mean(evaluation.lengths)),
         "episodes": len(returns),
     }
+
+
+def report_command(arguments: list[str]) -> int:
+    """Write the report of the runs in some directories and print where it is."""
+    parser = argparse.ArgumentParser(
+        prog="trpo-report", description="Runs, or a whole sweep, to figures, tables and one self-contained HTML page."
+    )
+    parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="runs, or folders that hold runs")
+    parser.add_argument("--output", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+    options = parser.parse_args(arguments)
+    try:
+        from trpo.record.report import write_report
+        from trpo.record.runs import find_runs
+    except ModuleNotFoundError as error:
+        raise UserError(f"trpo-report needs {error.name}: pip install 'trpo[report]'") from error
+    print(write_report(find_runs(options.directories), options.output))
+    return 0

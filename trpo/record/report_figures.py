@@ -1,5 +1,6 @@
 """The figures of a report: layout only, from runs read back."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -37,12 +38,12 @@ class Score:
 def draw_learning(groups: Groups) -> Figure:
     """Return one panel per environment: training returns over steps, mean and 95 % band over seeds."""
     environments = list(dict.fromkeys(run.config["env.id"] for runs in groups.values() for run in runs))
-    figure = Figure(figsize=(7.5, 4 * len(environments)), layout="constrained")
+    figure = Figure(figsize=(9, 4.5 * len(environments)), layout="constrained")
     panels = figure.subplots(len(environments), 1, squeeze=False)[:, 0]
     for panel, environment in zip(panels, environments, strict=True):
         for label, runs in groups.items():
             if runs[0].config["env.id"] == environment:
-                draw_band(panel, label, runs)
+                draw_band(panel, textwrap.fill(label.removeprefix(environment).strip(", ") or "runs", 40), runs)
         panel.set(xlabel="environment steps", ylabel="return of training episodes", title=environment)
         decorate(panel)
     return figure
@@ -64,7 +65,9 @@ def draw_band(panel: Axes, label: str, runs: Sequence[Run]) -> None:
 
 def draw_scores(groups: Groups) -> Figure:
     """Return the final evaluations: a dot per seed, the interquartile mean and its interval per group."""
-    figure = Figure(figsize=(7.5, 1.2 + 0.45 * len(groups)), layout="constrained")
+    labels = [textwrap.fill(label, 40) for label in groups]
+    lines = sum(label.count("\n") + 2 for label in labels)
+    figure = Figure(figsize=(9, 1.2 + 0.22 * lines), layout="constrained")
     panel = figure.subplots()
     for height, runs in enumerate(groups.values()):
         score = Score(runs)
@@ -73,7 +76,7 @@ def draw_scores(groups: Groups) -> Figure:
             panel.plot(score.interval, [height, height], color="tab:blue", linewidth=4, alpha=0.5)
         if score.iqm is not None:
             panel.plot(score.iqm, height, "|", color="tab:blue", markersize=16, markeredgewidth=2)
-    panel.set_yticks(range(len(groups)), list(groups))
+    panel.set_yticks(range(len(groups)), labels, fontsize="small")
     panel.set_ylim(len(groups) - 0.5, -0.5)
     panel.set(xlabel="final evaluation return: seeds (dots), interquartile mean, 95 % interval")
     panel.grid(alpha=0.3)
@@ -108,21 +111,23 @@ def draw_trust_region(run: Run) -> Figure:
 
 def draw_solver(groups: Groups) -> Figure:
     """Return the solver's health: residual left by conjugate gradient, fraction of the step taken, curvature ends."""
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = Figure(figsize=(13, 4 + 0.12 * len(groups)), layout="constrained")
     residual, fraction, curvature = figure.subplots(1, 3)
     for index, (label, runs) in enumerate(groups.items()):
         for first, run in zip([True] + [False] * len(runs), runs, strict=False):
             style = {"color": f"C{index % 10}", "linewidth": 0.8, "alpha": 0.7}
             name = label if first else ""
             plot(residual, run, "trust_region/cg_residual", name, **style)
-            plot(fraction, run, "trust_region/step_fraction", name, **style)
-            plot(curvature, run, "trust_region/curvature_max", name, **style)
+            plot(fraction, run, "trust_region/step_fraction", "", **style)
+            plot(curvature, run, "trust_region/curvature_max", "", **style)
             plot(curvature, run, "trust_region/curvature_min", "", **style, linestyle=":")
     residual.set(title="Conjugate gradient", ylabel="relative residual", xlabel="environment steps", yscale="log")
     fraction.set(title="Fraction of the full step taken", xlabel="environment steps")
     curvature.set(title="Curvature: largest, smallest (dotted)", xlabel="environment steps", yscale="symlog")
+    handles = residual.get_legend_handles_labels()
     for panel in (residual, fraction, curvature):
-        decorate(panel)
+        decorate(panel, legend=False)
+    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize="small")
     return figure
 
 
@@ -131,9 +136,9 @@ def plot(panel: Axes, run: Run, tag: str, label: str, **style: object) -> None:
     panel.plot(*run.column(tag), label=label, **style)  # type: ignore[arg-type]
 
 
-def decorate(panel: Axes) -> None:
+def decorate(panel: Axes, *, legend: bool = True) -> None:
     """Add what every panel has: a grid, plain numbers, a legend if something is labelled."""
     panel.grid(alpha=0.3)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k" if abs(value) >= 1000 else f"{value:g}")
-    if panel.get_legend_handles_labels()[0]:
+    if legend and panel.get_legend_handles_labels()[0]:
         panel.legend(fontsize="small")

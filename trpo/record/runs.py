@@ -61,12 +61,15 @@ def read_run(directory: Path) -> Run:
         summary=summary,
         status=status_of(directory, summary),
         warnings=warnings,
-        profiles=[json.loads(file.read_text()) | {"name": file.stem} for file in sorted((directory / PROFILES).glob("*.json"))],
+        profiles=[
+            json.loads(file.read_text(encoding="utf-8")) | {"name": file.stem}
+            for file in sorted((directory / PROFILES).glob("*.json"))
+        ],
     )
 
 
 def read_rows(file: Path, warnings: list[str]) -> Rows:
-    """Return the rows of a metrics file up to the first line that is not one, with a warning if there is such a line."""
+    """Return the rows of a metrics file up to the first line that is not one, with a warning if there is one."""
     rows: Rows = []
     for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         try:

@@ -1,0 +1,189 @@
+"""Runs to one self-contained HTML page and its figures as PNG files."""
+
+import base64
+import io
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+
+from trpo.record.figures import draw_profile
+from trpo.record.report_figures import (
+    RETURN,
+    Groups,
+    Score,
+    draw_learning,
+    draw_scores,
+    draw_solver,
+    draw_trust_region,
+)
+from trpo.record.runs import Run
+
+PAGE = "report.html"
+WORST = 5  # iterations listed as those in which the quadratic model was most wrong
+MOST_DETAILS = 12  # runs that get figures of their own
+RECORDING = re.compile(r"record\.|run\.(evaluat|checkpoint|keep_)")
+SMALLEST_KL = 1e-8  # nats; below it a relative error is rounding
+
+Picture = dict[str, str]  # title, file, data
+
+
+def write_report(runs: Sequence[Run], directory: Path) -> Path:
+    """Write `report.html` and PNG files into `directory` and return the page's path.
+
+    Everything is inside the page: it opens without a network and can be sent. Names and values are escaped.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    template = jinja2.Template((Path(__file__).parent / "report.html.jinja").read_text("utf-8"), autoescape=True)
+    differing = [*(["env.id"] if len(by_environment(runs)) > 1 else []), *differing_keys(runs)]
+    groups = group_runs(runs)
+    names = short_names(runs)
+    page = template.render(
+        rows=[describe_run(run, name, differing) for run, name in zip(runs, names, strict=True)],
+        differing=differing,
+        scores=[describe_score(label, group) for label, group in groups.items()],
+        overview=draw_overview(groups, directory),
+        details=[
+            describe_details(run, name, index, directory)
+            for index, (run, name) in enumerate(zip(runs[:MOST_DETAILS], names, strict=False))
+            if run.rows
+        ],
+        left_out=max(0, len(runs) - MOST_DETAILS),
+        warnings=[warning for run in runs for warning in run.warnings],
+        config={key: value for key, value in runs[0].config.items() if key not in differing},
+        versions=[{"run": name, **run.summary.get("versions", {})} for run, name in zip(runs, names, strict=True)][:1],
+    )
+    (directory / PAGE).write_text(page, encoding="utf-8")
+    return directory / PAGE
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """Return the keys that tell runs of the same environment apart, leaving out what is merely recorded."""
+    keys = dict.fromkeys(key for run in runs for key in run.config if not RECORDING.match(key))
+    groups = by_environment(runs).values()
+    return [key for key in keys if any(len({repr(run.config.get(key)) for run in group}) > 1 for group in groups)]
+
+
+def by_environment(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs of each environment."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(str(run.config["env.id"]), []).append(run)
+    return groups
+
+
+def group_runs(runs: Sequence[Run]) -> Groups:
+    """Return the runs grouped by everything but the seed, under labels that say what differs."""
+    groups: dict[str, list[Run]] = {}
+    for environment, those in by_environment(runs).items():
+        keys = [key for key in differing_keys(those) if key != "seed"]
+        for run in those:
+            changed = [f"{key.split('.')[-1]}={run.config.get(key)}" for key in keys]
+            groups.setdefault(", ".join([environment, *changed]), []).append(run)
+    return groups
+
+
+def short_names(runs: Sequence[Run]) -> list[str]:
+    """Return the runs' directories without what they have in common."""
+    if len(runs) == 1:
+        return [Path(runs[0].name).name]
+    common = os.path.commonpath([run.name for run in runs])
+    return [os.path.relpath(run.name, common) for run in runs]
+
+
+def describe_run(run: Run, name: str, differing: Sequence[str]) -> dict[str, Any]:
+    """Return a run's row of the table of runs."""
+    errors = [abs(error) for error in run.values("trust_region/kl_error_relative")]
+    accepted = run.values("trust_region/accepted")
+    rates = run.values("time/steps_per_second")
+    evaluations = run.values("evaluation/return_mean")
+    returns = run.values(RETURN)
+    return {
+        "name": name,
+        "status": run.status,
+        "healthy": run.status == "finished",
+        "differing": [run.config.get(key) for key in differing],
+        "env_steps": f"{run.rows[-1]['env_steps']:,}" if run.rows else "–",
+        "training_return": number(float(np.mean(returns[-10:])) if returns else None),
+        "final_evaluation": number(evaluations[-1] if evaluations else None),
+        "best_evaluation": number(max(evaluations) if evaluations else None),
+        "kl_spent": percent(float(np.median(spent)) if (spent := shares_spent(run)) else None),
+        "error": percent(float(np.median(errors)) if errors else None),
+        "rejected": percent(1 - float(np.mean(accepted)) if accepted else None),
+        "rate": number(float(np.median(rates)) if rates else None),
+    }
+
+
+def shares_spent(run: Run) -> list[float]:
+    """Return KL / δ of every accepted step."""
+    return [row["trust_region/kl"] / row["trust_region/max_kl"] for row in run.rows if row.get("trust_region/accepted")]
+
+
+def describe_score(label: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """Return a group's row of the table of scores."""
+    score = Score(runs)
+    interval = f"{number(score.interval[0])} to {number(score.interval[1])}" if score.interval else "–"
+    return {"label": label, "seeds": len(score.values), "iqm": number(score.iqm), "interval": interval}
+
+
+def draw_overview(groups: Groups, directory: Path) -> list[Picture]:
+    """Return the figures over all runs."""
+    drawn = [
+        ("Learning curves", "learning.png", draw_learning(groups)),
+        ("Final scores", "scores.png", draw_scores(groups)),
+        ("Solver", "solver.png", draw_solver(groups)),
+    ]
+    return [picture(title, figure, directory / file) for title, file, figure in drawn]
+
+
+def describe_details(run: Run, name: str, index: int, directory: Path) -> dict[str, Any]:
+    """Return one run's section: its trust region, its worst iterations and the profile nearest to the worst."""
+    worst = worst_iterations(run)
+    pictures = [picture("", draw_trust_region(run), directory / f"run{index}_trust_region.png")]
+    if run.profiles:
+        steps = np.array([int(profile["name"].removeprefix("step_")) for profile in run.profiles])
+        target = worst[0]["env_steps"] if worst else steps[-1]
+        nearest = run.profiles[int(np.abs(steps - target).argmin())]
+        title = f"after {int(nearest['name'].removeprefix('step_')):,} steps"
+        pictures.append(picture("", draw_profile(nearest, title), directory / f"run{index}_profile.png"))
+    return {"name": name, "status": run.status, "worst": worst, "pictures": pictures}
+
+
+def worst_iterations(run: Run) -> list[dict[str, Any]]:
+    """Return the accepted steps in which the quadratic model was most wrong, the worst first."""
+    rows = [
+        {
+            "iteration": row["iteration"],
+            "env_steps": row["env_steps"],
+            "kl": row["trust_region/kl"],
+            "kl_quadratic": row["trust_region/kl_quadratic"],
+            "error": row["trust_region/kl_error_relative"],
+            "step_fraction": row["trust_region/step_fraction"],
+        }
+        for row in run.rows
+        if "trust_region/kl_error_relative" in row and row["trust_region/kl"] > SMALLEST_KL
+    ]
+    return sorted(rows, key=lambda row: -abs(row["error"]))[:WORST]
+
+
+def picture(title: str, figure: Figure, file: Path) -> Picture:
+    """Write a figure as PNG and return it for the page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    file.write_bytes(buffer.getvalue())
+    return {"title": title, "file": file.name, "data": base64.b64encode(buffer.getvalue()).decode()}
+
+
+def number(value: float | None) -> str:
+    """Return a number for a table, or a dash."""
+    return "–" if value is None else f"{value:,.1f}"
+
+
+def percent(value: float | None) -> str:
+    """Return a share for a table, or a dash."""
+    return "–" if value is None else f"{value:.1%}"

@@ -4,6 +4,7 @@ import base64
 import io
 import os
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,6 @@ MOST_DETAILS = 12  # runs that get figures of their own
 RECORDING = re.compile(r"record\.|run\.(evaluat|checkpoint|keep_)")
 SMALLEST_KL = 1e-8  # nats; below it a relative error is rounding
 
-Picture = dict[str, str]  # title, file, data
-
 
 def write_report(runs: Sequence[Run], directory: Path) -> Path:
     """Write `report.html` and PNG files into `directory` and return the page's path.
@@ -40,14 +39,15 @@ def write_report(runs: Sequence[Run], directory: Path) -> Path:
     """
     directory.mkdir(parents=True, exist_ok=True)
     template = jinja2.Template((Path(__file__).parent / "report.html.jinja").read_text("utf-8"), autoescape=True)
-    differing = [*(["env.id"] if len(by_environment(runs)) > 1 else []), *differing_keys(runs)]
-    groups = group_runs(runs)
+    environments = by_environment(runs)
+    differing = [*(["env.id"] if len(environments) > 1 else []), *differing_keys(runs)]
     names = short_names(runs)
     page = template.render(
         rows=[describe_run(run, name, differing) for run, name in zip(runs, names, strict=True)],
         differing=differing,
-        scores=[describe_score(label, group) for label, group in groups.items()],
-        overview=draw_overview(groups, directory),
+        environments=[
+            describe_environment(environment, group, directory) for environment, group in environments.items()
+        ],
         details=[
             describe_details(run, name, index, directory)
             for index, (run, name) in enumerate(zip(runs[:MOST_DETAILS], names, strict=False))
@@ -78,13 +78,12 @@ def by_environment(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def group_runs(runs: Sequence[Run]) -> Groups:
-    """Return the runs grouped by everything but the seed, under labels that say what differs."""
+    """Return the runs of one environment by everything but the seed, under labels that say what differs."""
+    keys = [key for key in differing_keys(runs) if key != "seed"]
     groups: dict[str, list[Run]] = {}
-    for environment, those in by_environment(runs).items():
-        keys = [key for key in differing_keys(those) if key != "seed"]
-        for run in those:
-            changed = [f"{key.split('.')[-1]}={run.config.get(key)}" for key in keys]
-            groups.setdefault(", ".join([environment, *changed]), []).append(run)
+    for run in runs:
+        changed = ", ".join(f"{key.split('.')[-1]}={run.config.get(key)}" for key in keys)
+        groups.setdefault(textwrap.fill(changed or "all", 40), []).append(run)
     return groups
 
 
@@ -124,6 +123,17 @@ def shares_spent(run: Run) -> list[float]:
     return [row["trust_region/kl"] / row["trust_region/max_kl"] for row in run.rows if row.get("trust_region/accepted")]
 
 
+def describe_environment(environment: str, runs: Sequence[Run], directory: Path) -> dict[str, Any]:
+    """Return the section of one environment: scores and figures over all its runs."""
+    groups, slug = group_runs(runs), re.sub(r"[^\w.-]+", "-", environment)
+    drawn = {"learning": draw_learning(groups), "scores": draw_scores(groups), "solver": draw_solver(groups)}
+    return {
+        "name": environment,
+        "scores": [describe_score(label, group) for label, group in groups.items()],
+        "pictures": [picture(figure, directory / f"{slug}_{name}.png") for name, figure in drawn.items()],
+    }
+
+
 def describe_score(label: str, runs: Sequence[Run]) -> dict[str, Any]:
     """Return a group's row of the table of scores."""
     score = Score(runs)
@@ -131,26 +141,16 @@ def describe_score(label: str, runs: Sequence[Run]) -> dict[str, Any]:
     return {"label": label, "seeds": len(score.values), "iqm": number(score.iqm), "interval": interval}
 
 
-def draw_overview(groups: Groups, directory: Path) -> list[Picture]:
-    """Return the figures over all runs."""
-    drawn = [
-        ("Learning curves", "learning.png", draw_learning(groups)),
-        ("Final scores", "scores.png", draw_scores(groups)),
-        ("Solver", "solver.png", draw_solver(groups)),
-    ]
-    return [picture(title, figure, directory / file) for title, file, figure in drawn]
-
-
 def describe_details(run: Run, name: str, index: int, directory: Path) -> dict[str, Any]:
     """Return one run's section: its trust region, its worst iterations and the profile nearest to the worst."""
     worst = worst_iterations(run)
-    pictures = [picture("", draw_trust_region(run), directory / f"run{index}_trust_region.png")]
+    pictures = [picture(draw_trust_region(run), directory / f"run{index}_trust_region.png")]
     if run.profiles:
         steps = np.array([int(profile["name"].removeprefix("step_")) for profile in run.profiles])
         target = worst[0]["env_steps"] if worst else steps[-1]
         nearest = run.profiles[int(np.abs(steps - target).argmin())]
         title = f"after {int(nearest['name'].removeprefix('step_')):,} steps"
-        pictures.append(picture("", draw_profile(nearest, title), directory / f"run{index}_profile.png"))
+        pictures.append(picture(draw_profile(nearest, title), directory / f"run{index}_profile.png"))
     return {"name": name, "status": run.status, "worst": worst, "pictures": pictures}
 
 
@@ -171,12 +171,12 @@ def worst_iterations(run: Run) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -abs(row["error"]))[:WORST]
 
 
-def picture(title: str, figure: Figure, file: Path) -> Picture:
-    """Write a figure as PNG and return it for the page."""
+def picture(figure: Figure, file: Path) -> str:
+    """Write a figure as PNG and return it in base64 for the page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     file.write_bytes(buffer.getvalue())
-    return {"title": title, "file": file.name, "data": base64.b64encode(buffer.getvalue()).decode()}
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def number(value: float | None) -> str:

@@ -1,6 +1,5 @@
 """The figures of a report: layout only, from runs read back."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ from scipy import stats
 
 from trpo.record.runs import Run
 
-Groups = Mapping[str, Sequence[Run]]  # label to the runs that differ in nothing but the seed
+Groups = Mapping[str, Sequence[Run]]  # of one environment: label to the runs that differ in nothing but the seed
 
 RETURN = "rollout/episode_return"
 SCORE = "evaluation/return_mean"
@@ -36,16 +35,13 @@ class Score:
 
 
 def draw_learning(groups: Groups) -> Figure:
-    """Return one panel per environment: training returns over steps, mean and 95 % band over seeds."""
-    environments = list(dict.fromkeys(run.config["env.id"] for runs in groups.values() for run in runs))
-    figure = Figure(figsize=(9, 4.5 * len(environments)), layout="constrained")
-    panels = figure.subplots(len(environments), 1, squeeze=False)[:, 0]
-    for panel, environment in zip(panels, environments, strict=True):
-        for label, runs in groups.items():
-            if runs[0].config["env.id"] == environment:
-                draw_band(panel, textwrap.fill(label.removeprefix(environment).strip(", ") or "runs", 40), runs)
-        panel.set(xlabel="environment steps", ylabel="return of training episodes", title=environment)
-        decorate(panel)
+    """Return the training returns of one environment over steps: mean and 95 % band over seeds."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    panel = figure.subplots()
+    for label, runs in groups.items():
+        draw_band(panel, label, runs)
+    panel.set(xlabel="environment steps", ylabel="return of training episodes")
+    decorate(panel)
     return figure
 
 
@@ -65,8 +61,7 @@ def draw_band(panel: Axes, label: str, runs: Sequence[Run]) -> None:
 
 def draw_scores(groups: Groups) -> Figure:
     """Return the final evaluations: a dot per seed, the interquartile mean and its interval per group."""
-    labels = [textwrap.fill(label, 40) for label in groups]
-    lines = sum(label.count("\n") + 2 for label in labels)
+    lines = sum(label.count("\n") + 2 for label in groups)
     figure = Figure(figsize=(9, 1.2 + 0.22 * lines), layout="constrained")
     panel = figure.subplots()
     for height, runs in enumerate(groups.values()):
@@ -76,7 +71,7 @@ def draw_scores(groups: Groups) -> Figure:
             panel.plot(score.interval, [height, height], color="tab:blue", linewidth=4, alpha=0.5)
         if score.iqm is not None:
             panel.plot(score.iqm, height, "|", color="tab:blue", markersize=16, markeredgewidth=2)
-    panel.set_yticks(range(len(groups)), labels, fontsize="small")
+    panel.set_yticks(range(len(groups)), list(groups), fontsize="small")
     panel.set_ylim(len(groups) - 0.5, -0.5)
     panel.set(xlabel="final evaluation return: seeds (dots), interquartile mean, 95 % interval")
     panel.grid(alpha=0.3)
@@ -111,7 +106,7 @@ def draw_trust_region(run: Run) -> Figure:
 
 def draw_solver(groups: Groups) -> Figure:
     """Return the solver's health: residual left by conjugate gradient, fraction of the step taken, curvature ends."""
-    figure = Figure(figsize=(13, 4 + 0.12 * len(groups)), layout="constrained")
+    figure = Figure(figsize=(13, 4.5 + 0.1 * len(groups)), layout="constrained")
     residual, fraction, curvature = figure.subplots(1, 3)
     for index, (label, runs) in enumerate(groups.items()):
         for first, run in zip([True] + [False] * len(runs), runs, strict=False):

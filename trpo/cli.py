@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from trpo.config import FINITE, UserError, describe_range, fields_by_key, first_
 from trpo.launch import launch, load_config, tasks
 from trpo.models.agent import Agent, make_agent
 from trpo.record import checkpoint, run_directory
-from trpo.sampling.environments import check_environment
 from trpo.sampling.evaluation import Evaluation
 from trpo.sampling.evaluation import evaluate as evaluate_agent
+from trpo.sampling.making import check_environment
 
 
 def train(arguments: list[str] | None = None) -> int:
@@ -120,8 +121,7 @@ def evaluate_command(arguments: list[str]) -> int:
         raise UserError(f"--episodes must be at least 1, got {options.episodes}")
     run_directory.check_is_run(options.run_directory)
     config = load_config(options.run_directory / run_directory.CONFIG)
-    file = options.checkpoint or checkpoint.newest(options.run_directory / run_directory.CHECKPOINTS)
-    state = checkpoint.load(file)
+    file, state = read_checkpoint(options.run_directory / run_directory.CHECKPOINTS, options.checkpoint)
     interface = check_environment(config.env)
     agent = make_agent(
         config,
@@ -162,6 +162,16 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument("--video", type=Path, metavar="DIR", help="write every episode as MP4 into DIR")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def read_checkpoint(folder: Path, chosen: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Return the chosen checkpoint or the newest that can be read. Raises `UserError` if there is none."""
+    if chosen is not None:
+        return chosen, checkpoint.load(chosen)
+    found = checkpoint.newest_readable(folder)
+    if found is None:
+        raise UserError(f"{folder} holds no checkpoint yet")
+    return found
 
 
 def load_agent(agent: Agent, state: dict, file: Path) -> None:

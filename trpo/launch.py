@@ -23,8 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trpo.config import Config, UserError, check_key, first_line
 from trpo.record import run_directory
-from trpo.run import FINISHED, train
-from trpo.sampling.environments import check_environment
+from trpo.resume import AUTO, plan_job
+from trpo.run import train
+from trpo.sampling.making import check_environment
 from trpo.train import resolve_device
 
 PACKAGE_CONFIGS = Path(__file__).parent / "configs"  # in an installed wheel
@@ -42,6 +43,9 @@ def launch(arguments: list[str]) -> int:
     if options.experimental_rerun or options.config_path or options.config_name:
         raise UserError("--experimental-rerun, --config-path and --config-name are not supported")
     register_schema()
+    if directory := resumed_directory(options.overrides):
+        arguments = [*arguments, f"hydra.run.dir='{directory}'"]
+        options.overrides.append(arguments[-1])
     if not (options.hydra_help or options.shell_completion):
         jobs = compose_jobs(options.overrides, options.config_dir, multirun=options.multirun)
         if not (options.cfg or options.info):
@@ -49,12 +53,28 @@ def launch(arguments: list[str]) -> int:
     return run_hydra(arguments)
 
 
+def resumed_directory(overrides: list[str]) -> Path | None:
+    """Return the run directory that `run.resume` names: it is where the run goes on, so Hydra must be told."""
+    for override in reversed(overrides):
+        name, _, value = override.partition("=")
+        if name.lstrip("+") == "run.resume" and value.strip("'\"") not in ("", AUTO):
+            directory = Path(value.strip("'\""))
+            run_directory.check_is_run(directory)
+            return directory
+    return None
+
+
 def register_schema() -> None:
     """Give Hydra the dataclasses of `config.py` and the resolver of directory names."""
-    schema = OmegaConf.structured(Config)
-    make_writable(schema)
-    ConfigStore.instance().store(name="schema", node=schema)
+    ConfigStore.instance().store(name="schema", node=make_schema())
     OmegaConf.register_new_resolver("slug", slug, replace=True)
+
+
+def make_schema() -> DictConfig:
+    """Return the dataclasses of `config.py` as a configuration that can be overridden."""
+    schema: DictConfig = OmegaConf.structured(Config)
+    make_writable(schema)
+    return schema
 
 
 def make_writable(node: DictConfig) -> None:
@@ -105,15 +125,19 @@ def one_line(error: BaseException) -> str:
 
 
 def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> None:
-    """Raise `UserError` if any job cannot start: range, device, environment, spaces, directory."""
+    """Raise `UserError` if any job cannot start: range, device, environment, spaces, directory, what it resumes."""
     seen: set[str] = set()
     for number, job in enumerate(jobs):
-        config = to_config(job)
-        resolve_device(config)
-        if (environment := repr(config.env)) not in seen:
-            check_environment(config.env)
+        directory = job_directory(job, number, of_sweep=multirun)
+        plan = plan_job(to_config(job), list(job.hydra.overrides.task), directory, load_config)
+        if plan.finished:
+            continue
+        resolve_device(plan.config)
+        if (environment := repr(plan.config.env)) not in seen:
+            check_environment(plan.config.env)
             seen.add(environment)
-        run_directory.check_free(job_directory(job, number, of_sweep=multirun))
+        if not plan.resume:
+            run_directory.check_free(directory)
 
 
 def job_directory(job: DictConfig, number: int, *, of_sweep: bool) -> Path:
@@ -164,14 +188,18 @@ def run_job(composed: DictConfig) -> int:
     """Train one job in the directory that Hydra made for it and return its exit code."""
     settings = HydraConfig.get()
     directory = Path(settings.runtime.output_dir)
+    plan = plan_job(to_config(composed), list(settings.overrides.task), directory, load_config)
+    if plan.finished:
+        print(f"{directory} holds a finished run: nothing to do")
+        return 0
     try:
-        summary = train(to_config(composed), directory, list(settings.overrides.task))
+        summary = train(plan.config, directory, plan.overrides, resume=plan.resume)
     except Exception as error:
         log = directory / run_directory.LOG
         print(f"trpo-train: {type(error).__name__}: {first_line(error)} (traceback: {log})", file=sys.stderr)
         return 1
     reason = str(summary["exit_reason"])
-    return 0 if reason == FINISHED else 128 + signal.Signals[reason]
+    return 0 if reason == run_directory.FINISHED else 128 + signal.Signals[reason]
 
 
 def tasks() -> dict[str, str]:
@@ -183,7 +211,7 @@ def tasks() -> dict[str, str]:
 def load_config(file: Path) -> Config:
     """Return the configuration that a run was made with. Raises `UserError` if it is damaged."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config, flags={"readonly": False}), OmegaConf.load(file))
+        merged = OmegaConf.merge(make_schema(), OmegaConf.load(file))
     except Exception as error:
         raise UserError(f"{file} is not a configuration of this version: {first_line(error)}") from error
     assert isinstance(merged, DictConfig)

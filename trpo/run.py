@@ -22,61 +22,138 @@ from trpo.train import Iteration, Trainer, tagged
 
 console = logging.getLogger("trpo.console")  # what the person at the terminal should see
 
-FINISHED = "finished"
-
 
 Score = dict[str, float]  # the figures of one evaluation and its env_steps
 
 
-def train(config: Config, directory: Path, overrides: list[str]) -> dict[str, Any]:
-    """Train one agent into `directory` and return its summary, which is also the last file written."""
-    run_directory.check_free(directory)
+def train(config: Config, directory: Path, overrides: list[str], *, resume: bool = False) -> dict[str, Any]:
+    """Train one agent into `directory` and return its summary, which is also the last file written.
+
+    With `resume`, the run that is in the directory goes on from its newest readable checkpoint, or from the
+    start if it was killed before the first one.
+    """
+    if not resume:
+        run_directory.check_free(directory)
     run_directory.write_config(directory, dataclasses.asdict(config), overrides)
     with run_directory.log_file(directory), StopRequest() as stop, closing(Trainer(config)) as trainer:
+        session = Session(trainer, directory, stop)
+        if resume:
+            session.resume()
         announce(trainer, directory)
-        started = time.monotonic()
-        final, best = run(trainer, directory, stop)
-        seconds = time.monotonic() - started
-        summary = {
-            "exit_reason": stop.reason or FINISHED,
-            "iterations": trainer.iteration,
-            "env_steps": trainer.env_steps,
-            "seconds": seconds,
-            "steps_per_second": trainer.env_steps / seconds,
-            "final_evaluation": final,
-            "best_evaluation": best,
-        }
+        summary = session.run()
         run_directory.write_summary(directory, summary)
         conclude(summary)
     return summary
 
 
-def run(trainer: Trainer, directory: Path, stop: StopRequest) -> tuple[Score | None, Score | None]:
-    """Iterate until the steps are done or a signal asks to stop; return the last and the best evaluation."""
-    settings = trainer.config.run
-    final: Score | None = None
-    best: Score | None = None
-    trainer.warm_up()
-    with Logger(directory, flat(trainer.config)) as logger, Progress(trainer.config) as progress:
-        while not trainer.finished:
-            previous = trainer.env_steps
-            iteration = trainer.iterate()
-            row = iteration.row
-            if trainer.due(settings.evaluate_every, previous) and settings.evaluation_episodes:
-                figures = trainer.evaluate()
-                row |= tagged("evaluation", figures)
-                final = {"env_steps": trainer.env_steps, **figures}
-                if best is None or final["return_mean"] >= best["return_mean"]:
-                    best = final
-                    checkpoint.save(directory / run_directory.CHECKPOINTS / checkpoint.BEST, trainer.state())
-            logger.write(row, env_steps=trainer.env_steps)
-            progress.show(row)
-            record_update(trainer, iteration, directory, logger)
-            if trainer.due(settings.checkpoint_every, previous) or stop.requested:
-                save(trainer, directory)
-            if stop.requested:
-                break
-    return final, best
+class Session:
+    """A trainer at work in a directory: what is evaluated, written and kept on the way."""
+
+    def __init__(self, trainer: Trainer, directory: Path, stop: StopRequest) -> None:
+        self.trainer = trainer
+        self.directory = directory
+        self.stop = stop
+        self.final: Score | None = None
+        self.best: Score | None = None
+        self.started = time.monotonic()
+        self.exact = True  # whether every resume brought everything back to the bit
+        self.first_step: int | None = None  # of a resumed run
+        self.boundary: dict[str, Any] = {}  # the state after the latest whole iteration
+
+    def resume(self) -> None:
+        """Go back to the newest checkpoint that can be read; what was written after it is written again."""
+        found = checkpoint.newest_readable(self.directory / run_directory.CHECKPOINTS)
+        if found is not None:
+            file, state = found
+            self.exact = self.trainer.restore(state) and state["exact"]
+            self.final, self.best = state["final_evaluation"], state["best_evaluation"]
+            self.started -= state["seconds"]
+            console.info("going on from %s", file)
+        run_directory.truncate(self.directory, self.trainer.iteration)
+        self.first_step = self.trainer.env_steps + 1
+
+    def run(self) -> dict[str, Any]:
+        """Iterate until the steps are done or a signal asks to stop; return the summary.
+
+        Whatever ends it, the state after the latest whole iteration is saved.
+        """
+        trainer, settings = self.trainer, self.trainer.config.run
+        if trainer.iteration == 0:
+            trainer.warm_up()
+        self.boundary = self.state()
+        try:
+            with Logger(self.directory, flat(trainer.config), self.first_step) as logger, self.progress() as bar:
+                while not trainer.finished:
+                    previous = trainer.env_steps
+                    iteration = trainer.iterate()
+                    if settings.evaluation_episodes and trainer.due(settings.evaluate_every, previous):
+                        iteration.row.update(tagged("evaluation", self.evaluate()))
+                    logger.write(iteration.row, env_steps=trainer.env_steps)
+                    bar.show(iteration.row)
+                    record_update(trainer, iteration, self.directory, logger)
+                    self.boundary = self.state()
+                    if self.stop.requested or trainer.due(settings.checkpoint_every, previous):
+                        self.save()
+                    if self.stop.requested:
+                        break
+        except BaseException:
+            self.save()
+            raise
+        return self.summary()
+
+    def progress(self) -> Progress:
+        """Return the progress bar, at the steps that are done."""
+        return Progress(self.trainer.config, done=self.trainer.env_steps)
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the figures of an evaluation; keep the agent if it is the best so far."""
+        figures = self.trainer.evaluate()
+        self.final = {"env_steps": self.trainer.env_steps, **figures}
+        if self.best is None or self.final["return_mean"] >= self.best["return_mean"]:
+            self.best = self.final
+            self.write(self.directory / run_directory.CHECKPOINTS / checkpoint.BEST, self.state())
+        return figures
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a checkpoint holds."""
+        return {
+            **self.trainer.state(),
+            "final_evaluation": self.final,
+            "best_evaluation": self.best,
+            "seconds": time.monotonic() - self.started,
+            "exact": self.exact,
+        }
+
+    def save(self) -> None:
+        """Write a numbered checkpoint of the latest whole iteration and remove the oldest."""
+        folder = self.directory / run_directory.CHECKPOINTS
+        self.write(folder / checkpoint.numbered_name(self.boundary["env_steps"]), self.boundary)
+        checkpoint.remove_oldest(folder, keep=self.trainer.config.run.keep_checkpoints)
+
+    def write(self, path: Path, state: dict[str, Any]) -> None:
+        """Write a checkpoint, or if it cannot be written, the state to `run.fallback_directory`, and stop."""
+        try:
+            checkpoint.save(path, state)
+        except OSError as error:
+            message = f"the checkpoint {path} cannot be written ({error.strerror})"
+            if fallback := self.trainer.config.run.fallback_directory:
+                checkpoint.save(Path(fallback) / path.name, state)
+                message += f"; the state is in {Path(fallback) / path.name}"
+            raise RuntimeError(f"{message}; earlier checkpoints are as they were") from error
+
+    def summary(self) -> dict[str, Any]:
+        """Return the summary of the run so far."""
+        seconds = time.monotonic() - self.started
+        return {
+            "exit_reason": self.stop.reason or run_directory.FINISHED,
+            "iterations": self.trainer.iteration,
+            "env_steps": self.trainer.env_steps,
+            "seconds": seconds,
+            "steps_per_second": self.trainer.env_steps / seconds,
+            "final_evaluation": self.final,
+            "best_evaluation": self.best,
+            "exact": self.exact,
+        }
 
 
 def record_update(trainer: Trainer, iteration: Iteration, directory: Path, logger: Logger) -> None:
@@ -116,16 +193,6 @@ def write_update(path: Path, trainer: Trainer, iteration: Iteration) -> None:
         "figures": iteration.step.figures(),
     }
     write_dump(path, arrays, description)
-
-
-def save(trainer: Trainer, directory: Path) -> None:
-    """Write a numbered checkpoint."""
-    checkpoint.save_numbered(
-        directory / run_directory.CHECKPOINTS,
-        trainer.state(),
-        env_steps=trainer.env_steps,
-        keep=trainer.config.run.keep_checkpoints,
-    )
 
 
 def announce(trainer: Trainer, directory: Path) -> None:

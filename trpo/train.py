@@ -1,5 +1,6 @@
 """One iteration: collect → batch → policy step → critic fit → statistics. Nothing here writes a file."""
 
+import copy
 import dataclasses
 import hashlib
 import logging
@@ -137,18 +138,24 @@ class Trainer:
         self.environments.close()
 
     def state(self) -> dict[str, Any]:
-        """Return everything that decides the future, as tensors and plain data."""
+        """Return a copy of everything that decides the future, as tensors and plain data."""
         return {
             "config": dataclasses.asdict(self.config),
             "iteration": self.iteration,
             "env_steps": self.env_steps,
-            "agent": self.agent.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generators": {
-                "actions": self.collector.generator.get_state(),
-                "minibatches": self.minibatches.get_state(),
-            },
+            "agent": copy.deepcopy(self.agent.state_dict()),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "minibatches": self.minibatches.get_state(),
+            "collector": self.collector.state(),
         }
+
+    def restore(self, state: dict[str, Any]) -> bool:
+        """Go back to a saved state; return whether everything is as it was, to the bit."""
+        self.iteration, self.env_steps = state["iteration"], state["env_steps"]
+        self.agent.load_state_dict(state["agent"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.minibatches.set_state(state["minibatches"])
+        return self.collector.restore(state["collector"])
 
     def _update_reward_scale(self, rollout: Rollout) -> None:
         """Take in rewards before they are scaled: the policy does not see the scale, so nothing is frozen."""

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, and nothing but data."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import torch
 
 from trpo.config import UserError
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 BEST = "best.pt"
@@ -17,7 +20,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
     A temporary file in the same directory, flushed to disk, then renamed.
     """
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as file:
         torch.save({"format_version": FORMAT_VERSION, **state}, file)
@@ -45,11 +48,9 @@ def load(path: Path) -> dict[str, Any]:
     return state  # type: ignore[no-any-return]
 
 
-def save_numbered(directory: Path, state: dict[str, Any], *, env_steps: int, keep: int) -> None:
-    """Write the checkpoint of `env_steps` and remove all but the newest `keep` numbered ones."""
-    save(directory / f"step_{env_steps:012d}.pt", state)
-    for old in numbered(directory)[:-keep]:
-        old.unlink()
+def numbered_name(env_steps: int) -> str:
+    """Return the name of the checkpoint after so many steps; names sort by steps."""
+    return f"step_{env_steps:012d}.pt"
 
 
 def numbered(directory: Path) -> list[Path]:
@@ -57,9 +58,23 @@ def numbered(directory: Path) -> list[Path]:
     return sorted(directory.glob("step_*.pt"))
 
 
-def newest(directory: Path) -> Path:
-    """Return the newest numbered checkpoint. Raises `UserError` if there is none."""
+def remove_oldest(directory: Path, *, keep: int) -> None:
+    """Remove all but the newest `keep` numbered checkpoints."""
+    for old in numbered(directory)[:-keep]:
+        old.unlink()
+
+
+def newest_readable(directory: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest numbered checkpoint that can be read, and its state; damaged ones are reported and passed.
+
+    None if there is none yet. Raises `UserError` if there are some and all are damaged.
+    """
     found = numbered(directory)
     if not found:
-        raise UserError(f"{directory} holds no checkpoint yet")
-    return found[-1]
+        return None
+    for path in reversed(found):
+        try:
+            return path, load(path)
+        except UserError as error:
+            log.warning("%s; the one before it is used", error)
+    raise UserError(f"{directory} holds no checkpoint that can be read")

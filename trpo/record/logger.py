@@ -46,9 +46,11 @@ SWEEP_METRICS = ("evaluation/return_mean", "rollout/episode_return", "trust_regi
 class Logger:
     """Writes rows; a number whose key has a slash is a TensorBoard tag."""
 
-    def __init__(self, directory: Path, hyperparameters: Mapping[str, str | int | float | bool]) -> None:
+    def __init__(
+        self, directory: Path, hyperparameters: Mapping[str, str | int | float | bool], purge_step: int | None = None
+    ) -> None:
         self.file = open(directory / METRICS, "a", encoding="utf-8")  # noqa: SIM115, closed in __exit__
-        self.writer = SummaryWriter(str(directory))
+        self.writer = SummaryWriter(str(directory), purge_step=purge_step)  # hides what a resumed run repeats
         self.writer.add_custom_scalars(
             {title: {chart: ["Multiline", tags] for chart, tags in charts.items()} for title, charts in LAYOUT.items()}
         )

@@ -11,9 +11,10 @@ from trpo.config import Config
 class Progress:
     """A bar over environment steps with the numbers that matter; nothing where nobody watches."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, done: int = 0) -> None:
         self.bar = tqdm(
             total=config.run.total_steps,
+            initial=done,
             unit=" steps",
             desc=config.env.id,
             dynamic_ncols=True,

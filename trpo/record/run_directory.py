@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 LOG = "train.log"
 CHECKPOINTS = "checkpoints"
+FINISHED = "finished"  # the exit reason of a run that came to its end
 PROFILES = "profiles"
 DUMPS = "dumps"
 
@@ -31,6 +33,20 @@ def check_free(directory: Path) -> None:
             raise UserError(f"{directory} already holds a run ({name}); choose another hydra.run.dir")
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; choose another hydra.run.dir")
+
+
+def finished_steps(directory: Path) -> int | None:
+    """Return the environment steps of the run in a directory if it came to its end, else None."""
+    try:
+        summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return int(summary["env_steps"]) if summary.get("exit_reason") == FINISHED else None
+
+
+def read_overrides(directory: Path) -> list[str]:
+    """Return the overrides that a run was started with."""
+    return [str(line) for line in yaml.safe_load((directory / OVERRIDES).read_text(encoding="utf-8")) or []]
 
 
 def check_is_run(directory: Path) -> None:
@@ -57,6 +73,18 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write data as readable JSON, making the directory where needed. Raises `ValueError` on NaN and infinity."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def truncate(directory: Path, iterations: int) -> None:
+    """Drop the summary and what `metrics.jsonl` holds beyond so many iterations: a resumed run writes them again."""
+    (directory / SUMMARY).unlink(missing_ok=True)
+    file = directory / METRICS
+    if not file.exists():
+        return
+    lines = file.read_bytes().splitlines(keepends=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_bytes(b"".join(lines[:iterations]))
+    os.replace(temporary, file)
 
 
 @contextmanager

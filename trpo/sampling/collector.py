@@ -1,5 +1,7 @@
 """Rollouts: the policy acts, nothing else happens."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -53,6 +55,21 @@ class Collector:
             episode_returns=[episode_return for episode_return, _ in episodes],
             episode_lengths=[length for _, length in episodes],
         )
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that decides the next rollout, but for the agent."""
+        return {
+            "environments": self.environments.state(),
+            "generator": self.generator.get_state(),
+            "returns": torch.from_numpy(self.returns.copy()),
+            "lengths": torch.from_numpy(self.lengths.copy()),
+        }
+
+    def restore(self, state: dict[str, Any]) -> bool:
+        """Go back to a saved state; return whether the environments could be brought there to the bit."""
+        self.generator.set_state(state["generator"])
+        self.returns, self.lengths = state["returns"].numpy().copy(), state["lengths"].numpy().copy()
+        return self.environments.restore(state["environments"])
 
     def _count(self, transition: Transition) -> list[tuple[float, int]]:
         """Add a step to the episodes under way; return (return, length) of those that ended with it."""

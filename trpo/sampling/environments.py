@@ -1,21 +1,21 @@
-"""B environments stepped together, with one meaning of a step whatever the backend."""
+"""B environments stepped together, with one meaning of a step whatever the backend, and a way back to any step."""
 
-import functools
 import logging
 from typing import Any, NamedTuple
 
-import gymnasium
-import mujoco
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from trpo import seeds
-from trpo.config import EnvConfig, UserError, first_line
-from trpo.sampling.interface import Interface, make_interface
+from trpo.config import EnvConfig
+from trpo.sampling.interface import make_interface
+from trpo.sampling.making import make_vector_env
 
 log = logging.getLogger(__name__)
+
+TIME_LIMITS_BETWEEN_RESTARTS = 10
+ASSUMED_TIME_LIMIT = 1_000  # of environments that state none
 
 
 class Transition(NamedTuple):
@@ -29,24 +29,33 @@ class Transition(NamedTuple):
 
 
 class Environments:
-    """B environments, the observations to act on next, and their resets.
+    """B environments, the observations to act on next, their resets, and what it takes to replay them.
 
     Sync and async environments run with autoreset disabled: an environment that ended is reset at once, with a
     seed of its own for every episode, and no step is spent on it. An environment's own vector entry point
     resets by itself on the step after an end; that step is marked as not valid. Either way an environment
     goes through the same transitions for the same actions and starts.
+
+    Environments cannot be saved, but they can be replayed: from the seeds of the episodes under way and the actions
+    since. A vector entry point takes one seed for all, so it is made anew from a new seed every `restart_every`
+    steps (open episodes are truncated there), and replayed since then.
     """
 
     def __init__(self, config: EnvConfig, seed: int) -> None:
+        self.config = config
         self.seed = seed
         self.num_envs = config.num_envs
-        self.envs = make_vector_env(config)
-        self.interface: Interface = make_interface(self.envs.single_observation_space, self.envs.single_action_space)
         self.masked_resets = config.backend != "vector"
+        self.envs = make_vector_env(config)
+        self.interface = make_interface(self.envs.single_observation_space, self.envs.single_action_space)
+        self.steps = 0  # of the vector
         self.episodes = np.zeros(self.num_envs, dtype=np.int64)  # started, per environment
-        self.steps = 0
+        self.restarts = 0  # of a vector entry point
+        self.restart_after = self._restart_after()  # steps of the vector
+        self.history: list[Tensor] = []  # actions (B, A) of the steps since the earliest episode under way began
+        self.began = np.zeros(self.num_envs, dtype=np.int64)  # where in the history each environment's episode began
         self.resetting = torch.zeros(self.num_envs, dtype=torch.bool)
-        self.observations = self._first_observations()  # (B, O) to act on next
+        self.observations = self._start()  # (B, O) to act on next
 
     def step(self, actions: Tensor) -> Transition:
         """Step every environment with policy actions (B, A).
@@ -54,42 +63,130 @@ class Environments:
         Raises `FloatingPointError` naming the signal, environment and step of a NaN or infinity.
         """
         self.steps += 1
-        raw, rewards, terminated, truncated, _ = self.envs.step(self.interface.decode(actions))
-        valid = ~self.resetting
-        transition = Transition(
-            next_observations=self._encode(raw),
-            rewards=self._finite("reward", torch.from_numpy(np.array(rewards, dtype=np.float32))),
-            terminated=torch.from_numpy(np.array(terminated, dtype=bool)) & valid,
-            truncated=torch.from_numpy(np.array(truncated, dtype=bool)) & valid,
-            valid=valid,
-        )
+        self.history.append(actions)
+        transition = self._step(actions)
         ended = transition.terminated | transition.truncated
         self.observations = transition.next_observations
-        if not self.masked_resets:
+        if self.masked_resets:
+            if ended.any():
+                self.began[ended.numpy()] = len(self.history)
+                self.observations = self._reset(ended.numpy())
+        elif len(self.history) >= self.restart_after:
+            transition = transition._replace(truncated=transition.valid & ~transition.terminated)
+            self._restart()
+        else:
             self.resetting = ended
-        elif ended.any():
-            self.observations = self._reset(ended.numpy())
         return transition
 
     def close(self) -> None:
         """Close the environments and their processes."""
         self.envs.close()
 
-    def _first_observations(self) -> Tensor:
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs to bring fresh environments to this very step."""
+        self._forget()
+        return {
+            "steps": self.steps,
+            "episodes": torch.from_numpy(self.episodes.copy()),
+            "restarts": self.restarts,
+            "history": torch.stack(self.history) if self.history else torch.empty(0),
+            "began": torch.from_numpy(self.began.copy()),
+            "observations": self.observations,
+        }
+
+    def restore(self, state: dict[str, Any]) -> bool:
+        """Replay to a saved state; return whether every environment is where it was, to the bit.
+
+        One that is not keeps something across resets, or draws numbers that its seed does not decide. It goes on
+        from where the replay led.
+        """
+        self.restarts, self.episodes = state["restarts"], state["episodes"].numpy().copy()
+        self.history, self.began = list(state["history"]), state["began"].numpy().copy()
+        self.observations = self._replay_episodes() if self.masked_resets else self._replay_since_restart()
+        self.steps = state["steps"]
+        same = (self.observations == state["observations"]).all(dim=1)
+        for environment in (~same).nonzero().flatten().tolist():
+            log.warning("environment %d did not replay to where it was: the run goes on, but not exactly", environment)
+        return bool(same.all())
+
+    def _start(self) -> Tensor:
         if self.masked_resets:
             return self._reset(np.ones(self.num_envs, dtype=bool))
-        raw, _ = self.envs.reset(seed=seeds.integer(self.seed, seeds.Role.ENVIRONMENTS))
+        raw, _ = self.envs.reset(seed=seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, self.restarts))
         return self._encode(raw)
 
+    def _step(self, actions: Tensor) -> Transition:
+        raw, rewards, terminated, truncated, _ = self.envs.step(self.interface.decode(actions))
+        valid = ~self.resetting
+        return Transition(
+            next_observations=self._encode(raw),
+            rewards=self._finite("reward", torch.from_numpy(np.array(rewards, dtype=np.float32))),
+            terminated=torch.from_numpy(np.array(terminated, dtype=bool)) & valid,
+            truncated=torch.from_numpy(np.array(truncated, dtype=bool)) & valid,
+            valid=valid,
+        )
+
     def _reset(self, ended: np.ndarray) -> Tensor:
-        """Return observations (B, O) after resetting the environments that ended."""
-        episode_seeds: list[int | None] = [None] * self.num_envs
-        for index in np.flatnonzero(ended):
-            path = (int(index), int(self.episodes[index]))
-            episode_seeds[index] = seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, *path)
+        """Return observations (B, O) after starting the next episode of the environments that ended."""
         self.episodes += ended
-        raw, _ = self.envs.reset(seed=episode_seeds, options={"reset_mask": ended})  # type: ignore[arg-type]
+        return self._begin(ended)
+
+    def _begin(self, chosen: np.ndarray) -> Tensor:
+        """Return observations (B, O) after resetting some environments to the start of their current episode."""
+        episode_seeds: list[int | None] = [None] * self.num_envs
+        for index in np.flatnonzero(chosen):
+            path = (int(index), int(self.episodes[index]) - 1)
+            episode_seeds[index] = seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, *path)
+        raw, _ = self.envs.reset(seed=episode_seeds, options={"reset_mask": chosen})  # type: ignore[arg-type]
         return self._encode(raw)
+
+    def _restart(self) -> None:
+        self.envs.close()
+        self.envs = make_vector_env(self.config)
+        self.restarts += 1
+        self.history.clear()
+        self.resetting = torch.zeros(self.num_envs, dtype=torch.bool)
+        self.observations = self._start()
+
+    def _replay_episodes(self) -> Tensor:
+        """Return observations (B, O) after every environment went through its current episode again.
+
+        All step together, as they must, and each one's episode starts so that all end together; what an
+        environment does before is thrown away.
+        """
+        observations = self._begin(np.ones(self.num_envs, dtype=bool))
+        for index, actions in enumerate(self.history):
+            starting = self.began == index
+            if starting.any() and index:
+                observations = self._begin(starting)
+            transition = self._step(actions)
+            observations = transition.next_observations
+            early = (transition.terminated | transition.truncated).numpy() & (self.began > index)
+            if early.any():
+                observations = self._begin(early)
+        starting = self.began == len(self.history)
+        return self._begin(starting) if starting.any() else observations
+
+    def _replay_since_restart(self) -> Tensor:
+        observations = self._start()
+        for actions in self.history:
+            transition = self._step(actions)
+            self.resetting = transition.terminated | transition.truncated
+            observations = transition.next_observations
+        return observations
+
+    def _forget(self) -> None:
+        """Drop the actions before the earliest episode under way; a vector entry point needs them all."""
+        if self.masked_resets:
+            past = int(self.began.min())
+            del self.history[:past]
+            self.began -= past
+
+    def _restart_after(self) -> int:
+        if self.config.restart_every:
+            return max(1, self.config.restart_every // self.num_envs)
+        limit = self.envs.spec.max_episode_steps if self.envs.spec else None
+        return TIME_LIMITS_BETWEEN_RESTARTS * (limit or ASSUMED_TIME_LIMIT)
 
     def _encode(self, raw: Any) -> Tensor:
         return self._finite("observation", self.interface.encode(raw))
@@ -103,57 +200,3 @@ class Environments:
                 f"{self.steps} of this run: the environment is broken, or it left its numeric range"
             )
         return values
-
-
-def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
-    """Return one environment. Raises `UserError` if the id or its arguments are wrong, in one line."""
-    if not config.id:
-        raise UserError(
-            "no environment: choose a task (task=cartpole) or an environment (env.id=CartPole-v1); "
-            "--help lists the tasks"
-        )
-    mujoco.set_mju_user_warning(log_once)
-    try:
-        return gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
-    except Exception as error:
-        raise UserError(f"env.id={config.id} cannot be made: {first_line(error)}") from error
-
-
-@functools.cache
-def log_once(message: str) -> None:
-    """Log a warning of MuJoCo, which would else print it for every model and leave a file where the person is."""
-    log.warning("MuJoCo: %s", message)
-
-
-def make_vector_env(config: EnvConfig) -> VectorEnv:
-    """Return `num_envs` environments on the configured backend."""
-    if config.backend == "vector":
-        return make_vector_entry_point(config)
-    functions = [lambda: make_env(config)] * config.num_envs
-    if config.backend == "async":
-        return AsyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED)
-    return SyncVectorEnv(functions, copy=False, autoreset_mode=AutoresetMode.DISABLED)
-
-
-def make_vector_entry_point(config: EnvConfig) -> VectorEnv:
-    """Return the environment's own vector implementation, which must reset on the step after an end."""
-    if gymnasium.spec(config.id).vector_entry_point is None:
-        raise UserError(f"env.backend=vector: {config.id} has no vector entry point; use sync or async")
-    envs = gymnasium.make_vec(
-        config.id, num_envs=config.num_envs, vectorization_mode="vector_entry_point", **config.kwargs
-    )
-    mode = envs.metadata.get("autoreset_mode")
-    if mode is not AutoresetMode.NEXT_STEP:
-        raise UserError(f"env.backend=vector: {config.id} autoresets as {mode}, only NEXT_STEP is supported")
-    return envs
-
-
-def check_environment(config: EnvConfig) -> Interface:
-    """Return the interface of the configured environment, made once and closed, or raise `UserError`."""
-    env = make_env(config)
-    try:
-        if config.backend == "vector":
-            make_vector_entry_point(config).close()
-        return make_interface(env.observation_space, env.action_space)
-    finally:
-        env.close()

@@ -10,8 +10,8 @@ import torch
 from trpo import seeds
 from trpo.config import EnvConfig, UserError
 from trpo.models.agent import Agent
-from trpo.sampling.environments import make_env
 from trpo.sampling.interface import make_interface
+from trpo.sampling.making import make_env
 
 MOST_ENVIRONMENTS = 16  # stepped side by side
 MOST_STEPS = 100_000  # per episode: some environments without a time limit never end

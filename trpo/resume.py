@@ -1,0 +1,77 @@
+"""What a job is going to do in its directory: start, go on, or nothing."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trpo.config import Config, UserError, flat
+from trpo.record import run_directory
+
+AUTO = "auto"
+# What may change when a run goes on: how long it is and what is recorded. Everything else decides the numbers.
+CHANGEABLE = (
+    "run.total_steps",
+    "run.evaluate_every",
+    "run.evaluation_episodes",
+    "run.checkpoint_every",
+    "run.keep_checkpoints",
+    "run.fallback_directory",
+    "run.resume",
+    "record.progress",
+    "record.profile_every",
+    "record.dump_every",
+)
+
+
+class Plan(NamedTuple):
+    """What a job is going to do."""
+
+    config: Config
+    overrides: list[str]
+    resume: bool  # whether the run that is in the directory goes on
+    finished: bool  # whether there is nothing left to do
+
+
+def plan_job(composed: Config, typed: list[str], directory: Path, load_config: Callable[[Path], Config]) -> Plan:
+    """Return the plan for a composed configuration and the overrides that were typed for it.
+
+    A run that goes on keeps the configuration that it was started with. Overrides that repeat it are accepted,
+    `CHANGEABLE` ones applied, all others refused with a `UserError`.
+    """
+    asked = composed.run.resume
+    composed = changed(composed, "run.resume", "")
+    if not asked or (asked == AUTO and not (directory / run_directory.CONFIG).exists()):
+        return Plan(composed, typed, resume=False, finished=False)
+    run_directory.check_is_run(directory)
+    config = load_config(directory / run_directory.CONFIG)
+    before = run_directory.read_overrides(directory)
+    for line in typed:
+        config = merged(config, composed, line, before)
+    steps = run_directory.finished_steps(directory)
+    finished = steps is not None and steps >= config.run.total_steps
+    if finished and asked != AUTO:
+        raise UserError(f"{directory} holds a finished run of {steps} steps; a larger run.total_steps makes it go on")
+    return Plan(config, list(dict.fromkeys([*before, *typed])), resume=True, finished=finished)
+
+
+def merged(config: Config, composed: Config, line: str, before: list[str]) -> Config:
+    """Return the stored configuration with one typed override taken in, or raise `UserError`."""
+    key = line.lstrip("+").split("=", 1)[0]
+    if key == "task":
+        if line not in before:
+            raise UserError(f"{line}: the run was not started with this task, and a run keeps the one it has")
+        return config
+    if key in CHANGEABLE:
+        return config if key == "run.resume" else changed(config, key, flat(composed)[key])
+    name = "env.kwargs" if key.startswith("env.kwargs.") else key
+    old, new = flat(config)[name], flat(composed)[name]
+    if old != new:
+        raise UserError(f"{key} decides the numbers, so a run that goes on keeps it: it is {old}, {new} was asked for")
+    return config
+
+
+def changed(config: Config, key: str, value: Any) -> Config:
+    """Return the configuration with one key of a section changed."""
+    section, name = key.split(".")
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{name: value})})

@@ -1,0 +1,68 @@
+"""Environments from their configuration; every mistake in it is one line."""
+
+import functools
+import logging
+from typing import Any
+
+import gymnasium
+import mujoco
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from trpo.config import EnvConfig, UserError, first_line
+from trpo.sampling.interface import Interface, make_interface
+
+log = logging.getLogger(__name__)
+
+
+def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
+    """Return one environment. Raises `UserError` if the id or its arguments are wrong, in one line."""
+    if not config.id:
+        raise UserError(
+            "no environment: choose a task (task=cartpole) or an environment (env.id=CartPole-v1); "
+            "--help lists the tasks"
+        )
+    mujoco.set_mju_user_warning(log_once)
+    try:
+        return gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
+    except Exception as error:
+        raise UserError(f"env.id={config.id} cannot be made: {first_line(error)}") from error
+
+
+@functools.cache
+def log_once(message: str) -> None:
+    """Log a warning of MuJoCo, which would else print it for every model and leave a file where the person is."""
+    log.warning("MuJoCo: %s", message)
+
+
+def make_vector_env(config: EnvConfig) -> VectorEnv:
+    """Return `num_envs` environments on the configured backend."""
+    if config.backend == "vector":
+        return make_vector_entry_point(config)
+    functions = [lambda: make_env(config)] * config.num_envs
+    if config.backend == "async":
+        return AsyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED)
+    return SyncVectorEnv(functions, copy=False, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def make_vector_entry_point(config: EnvConfig) -> VectorEnv:
+    """Return the environment's own vector implementation, which must reset on the step after an end."""
+    if gymnasium.spec(config.id).vector_entry_point is None:
+        raise UserError(f"env.backend=vector: {config.id} has no vector entry point; use sync or async")
+    envs = gymnasium.make_vec(
+        config.id, num_envs=config.num_envs, vectorization_mode="vector_entry_point", **config.kwargs
+    )
+    mode = envs.metadata.get("autoreset_mode")
+    if mode is not AutoresetMode.NEXT_STEP:
+        raise UserError(f"env.backend=vector: {config.id} autoresets as {mode}, only NEXT_STEP is supported")
+    return envs
+
+
+def check_environment(config: EnvConfig) -> Interface:
+    """Return the interface of the configured environment, made once and closed, or raise `UserError`."""
+    env = make_env(config)
+    try:
+        if config.backend == "vector":
+            make_vector_entry_point(config).close()
+        return make_interface(env.observation_space, env.action_space)
+    finally:
+        env.close()

@@ -74,6 +74,7 @@ def make_batch(agent: Agent, rollout: Rollout, *, gamma: float, lam: float, norm
         gamma=gamma,
         lam=lam,
     )
+    check_finite(rollout, values, advantages)
     valid = rollout.valid.flatten()
     observations, advantages = observations[valid], advantages.flatten()[valid]
     return Batch(
@@ -92,6 +93,18 @@ def next_values(agent: Agent, rollout: Rollout, values: Tensor) -> Tensor:
     if len(rollout.final_observations):
         following[rollout.truncated] = agent.critic(agent.normalize(rollout.final_observations))
     return following
+
+
+def check_finite(rollout: Rollout, values: Tensor, advantages: Tensor) -> None:
+    """Raise `FloatingPointError` naming the first value or advantage (T, B) that is not finite, if one is not."""
+    for name, column in (("the critic's value", values), ("the advantage", advantages)):
+        wrong = ~torch.isfinite(column) & rollout.valid
+        if wrong.any():
+            step, environment = wrong.nonzero()[0].tolist()
+            raise FloatingPointError(
+                f"{name} of environment {environment} is {float(column[step, environment])} at step {step} of the "
+                "rollout: the rewards are too large for float32, or the critic diverged"
+            )
 
 
 def standardize(advantages: Tensor) -> Tensor:

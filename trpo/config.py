@@ -104,10 +104,16 @@ class EnvConfig(Section):
         choices=("sync", "async", "vector"),
     )
     num_envs: int = key(8, "environments stepped together", at_least=1)
+    timeout: float = key(0.0, "seconds an async environment may take for a step or reset; 0: for ever", at_least=0)
     restart_every: int = key(
         0, "steps between restarts of a vector entry point, which resume replays; 0: ten time limits", at_least=0
     )
     kwargs: dict[str, Any] = key({}, "for the environment's constructor: +env.kwargs.goal_velocity=0.1")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.timeout and self.backend != "async":
+            raise UserError(f"env.timeout needs env.backend=async: {self.backend} environments cannot be interrupted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +208,7 @@ class RunConfig(Section):
     checkpoint_every: int = key(100_000, "0: only at the end", at_least=0)
     keep_checkpoints: int = key(3, "newest checkpoints kept, besides the best by evaluation", at_least=1)
     threads: int = key(1, "torch threads for the updates; acting always uses one", at_least=1)
+    deterministic: bool = key(False, "refuse torch operations that are not deterministic (they matter on a GPU)")
     resume: str = key("", "a run directory to go on with; auto: that of hydra.run.dir, if it holds an unfinished run")
     fallback_directory: str = key("", "where the state goes if the run directory cannot be written")
 

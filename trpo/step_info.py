@@ -25,6 +25,7 @@ class Outcome(Enum):
     NO_IMPROVEMENT = "no candidate improved the surrogate: the gradient is noise, or cg_tolerance is too loose"
 
 
+FATAL = (Outcome.NON_FINITE_GRADIENT, Outcome.NON_FINITE_PRODUCT)  # no later batch will mend these
 REJECTIONS = {
     Verdict.KL_TOO_LARGE: Outcome.KL_TOO_LARGE,
     Verdict.NO_IMPROVEMENT: Outcome.NO_IMPROVEMENT,

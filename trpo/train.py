@@ -20,7 +20,7 @@ from trpo.numerics.params import flatten
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
 from trpo.sampling.evaluation import evaluate
-from trpo.step_info import Outcome, StepInfo
+from trpo.step_info import FATAL, Outcome, StepInfo
 from trpo.trust_region import trust_region_step
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class Trainer:
         self.config = config
         self.device = resolve_device(config)
         torch.set_num_threads(config.run.threads)
+        torch.use_deterministic_algorithms(config.run.deterministic)
         self.environments = Environments(config.env, config.seed)
         interface = self.environments.interface
         self.agent = make_agent(
@@ -89,6 +90,8 @@ class Trainer:
             normalize=config.normalize.advantages,
         )
         step = trust_region_step(agent.policy, batch, config.trust_region)
+        if step.outcome in FATAL:
+            raise FloatingPointError(step.outcome.value)
         clock.lap("policy")
         fit = fit_critic(
             agent.critic, self.optimizer, batch.observations, batch.returns, config.critic, self.minibatches

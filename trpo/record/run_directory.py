@@ -94,12 +94,14 @@ def log_file(directory: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
+    logging.captureWarnings(True)
     try:
         yield
     except Exception:
         logging.getLogger(__name__).exception("the run failed")
         raise
     finally:
+        logging.captureWarnings(False)
         root.removeHandler(handler)
         handler.close()
 

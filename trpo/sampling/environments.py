@@ -9,8 +9,8 @@ from torch import Tensor
 
 from trpo import seeds
 from trpo.config import EnvConfig
+from trpo.sampling.backend import Backend
 from trpo.sampling.interface import make_interface
-from trpo.sampling.making import make_vector_env
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,9 @@ class Environments:
         self.seed = seed
         self.num_envs = config.num_envs
         self.masked_resets = config.backend != "vector"
-        self.envs = make_vector_env(config)
-        self.interface = make_interface(self.envs.single_observation_space, self.envs.single_action_space)
+        self.backend = Backend(config)
+        envs = self.backend.envs
+        self.interface = make_interface(envs.single_observation_space, envs.single_action_space)
         self.steps = 0  # of the vector
         self.episodes = np.zeros(self.num_envs, dtype=np.int64)  # started, per environment
         self.restarts = 0  # of a vector entry point
@@ -80,7 +81,7 @@ class Environments:
 
     def close(self) -> None:
         """Close the environments and their processes."""
-        self.envs.close()
+        self.backend.close()
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs to bring fresh environments to this very step."""
@@ -112,11 +113,10 @@ class Environments:
     def _start(self) -> Tensor:
         if self.masked_resets:
             return self._reset(np.ones(self.num_envs, dtype=bool))
-        raw, _ = self.envs.reset(seed=seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, self.restarts))
-        return self._encode(raw)
+        return self._encode(self.backend.reset(seed=seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, self.restarts)))
 
     def _step(self, actions: Tensor) -> Transition:
-        raw, rewards, terminated, truncated, _ = self.envs.step(self.interface.decode(actions))
+        raw, rewards, terminated, truncated, _ = self.backend.step(self.interface.decode(actions))
         valid = ~self.resetting
         return Transition(
             next_observations=self._encode(raw),
@@ -137,12 +137,11 @@ class Environments:
         for index in np.flatnonzero(chosen):
             path = (int(index), int(self.episodes[index]) - 1)
             episode_seeds[index] = seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, *path)
-        raw, _ = self.envs.reset(seed=episode_seeds, options={"reset_mask": chosen})  # type: ignore[arg-type]
-        return self._encode(raw)
+        return self._encode(self.backend.reset(seed=episode_seeds, options={"reset_mask": chosen}))
 
     def _restart(self) -> None:
-        self.envs.close()
-        self.envs = make_vector_env(self.config)
+        self.backend.close()
+        self.backend = Backend(self.config)
         self.restarts += 1
         self.history.clear()
         self.resetting = torch.zeros(self.num_envs, dtype=torch.bool)
@@ -185,7 +184,8 @@ class Environments:
     def _restart_after(self) -> int:
         if self.config.restart_every:
             return max(1, self.config.restart_every // self.num_envs)
-        limit = self.envs.spec.max_episode_steps if self.envs.spec else None
+        spec = self.backend.envs.spec
+        limit = spec.max_episode_steps if spec else None
         return TIME_LIMITS_BETWEEN_RESTARTS * (limit or ASSUMED_TIME_LIMIT)
 
     def _encode(self, raw: Any) -> Tensor:

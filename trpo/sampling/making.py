@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -34,13 +35,14 @@ def log_once(message: str) -> None:
     log.warning("MuJoCo: %s", message)
 
 
-def make_vector_env(config: EnvConfig) -> VectorEnv:
-    """Return `num_envs` environments on the configured backend."""
+def make_vector_env(config: EnvConfig, *, worker: Callable[[EnvConfig], gymnasium.Env]) -> VectorEnv:
+    """Return `num_envs` environments on the configured backend; `worker` makes those with a process of their own."""
     if config.backend == "vector":
         return make_vector_entry_point(config)
-    functions = [lambda: make_env(config)] * config.num_envs
     if config.backend == "async":
-        return AsyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED)
+        workers = [functools.partial(worker, config)] * config.num_envs
+        return AsyncVectorEnv(workers, autoreset_mode=AutoresetMode.DISABLED)
+    functions = [functools.partial(make_env, config)] * config.num_envs
     return SyncVectorEnv(functions, copy=False, autoreset_mode=AutoresetMode.DISABLED)
 
 

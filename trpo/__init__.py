@@ -4,7 +4,8 @@ Read a training iteration top-down: `train` → `trust_region` → `objective` �
 `numerics.conjugate_gradient`, `numerics.line_search` → `models.distributions`.
 
     cli, launch     arguments to checked jobs (argparse, Hydra)
-    config          every key, default and range
+    resume          what a job does in its directory: start, go on, or nothing
+    config, keys    every key, default and range; keys as they are typed
     run             one run: its directory, and when to log, evaluate, save and stop
     train           one iteration: collect → batch → policy step → critic fit → statistics
     trust_region    one policy step; step_info has its figures, profile what lies along it

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from trpo.config import FINITE, UserError, describe_range, fields_by_key, first_line
+from trpo.config import FINITE, UserError, describe_range, first_line
+from trpo.keys import fields_by_key
 from trpo.launch import launch, load_config, tasks
 from trpo.models.agent import Agent, make_agent
 from trpo.record import checkpoint, run_directory

@@ -21,7 +21,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from trpo.config import Config, UserError, check_key, first_line
+from trpo.config import Config, UserError, first_line
+from trpo.keys import check_key
 from trpo.record import run_directory
 from trpo.resume import AUTO, plan_job
 from trpo.run import train

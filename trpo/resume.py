@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trpo.config import Config, UserError, flat
+from trpo.config import Config, UserError
+from trpo.keys import flat
 from trpo.record import run_directory
 
 AUTO = "auto"

@@ -8,7 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from trpo.config import Config, flat
+from trpo.config import Config
+from trpo.keys import flat
 from trpo.numerics.params import flatten
 from trpo.profile import profile_step
 from trpo.record import checkpoint, run_directory

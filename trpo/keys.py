@@ -1,0 +1,37 @@
+"""The configuration as flat keys, the way they are typed: `trust_region.max_kl`."""
+
+import dataclasses
+import difflib
+import operator
+from collections.abc import Iterator
+
+from trpo.config import Config, Section, UserError, dotted
+
+
+def fields_by_key(section: type[Section] = Config, path: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Yield every key as it is typed, with its field."""
+    for field in dataclasses.fields(section):
+        if field.metadata:
+            yield dotted(path, field.name), field
+        else:
+            yield from fields_by_key(field.default_factory, field.name)  # type: ignore[arg-type]
+
+
+def flat(config: Config) -> dict[str, str | int | float | bool]:
+    """Return every key with its value, as plain values that a table can hold."""
+    values: dict[str, str | int | float | bool] = {}
+    for name, _ in fields_by_key():
+        value = operator.attrgetter(name)(config)
+        values[name] = value if isinstance(value, str | int | float | bool) else str(value)
+    return values
+
+
+def check_key(typed: str) -> None:
+    """Raise a `UserError` with the nearest keys if `typed` is not a key of the configuration."""
+    keys = [name for name, _ in fields_by_key()]
+    if typed in keys or typed.startswith("env.kwargs."):
+        return
+    near = difflib.get_close_matches(typed, keys, n=3)
+    section = [name for name in keys if name.startswith(typed.split(".")[0] + ".")]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(section) or 'a list in --help'}"
+    raise UserError(f"unknown key {typed!r}; {hint}")

@@ -156,7 +156,9 @@ class TrustRegionConfig(Section):
     """The policy step."""
 
     path: ClassVar[str] = "trust_region"
-    max_kl: float = key(0.01, "δ, the bound on the mean joint KL(old ‖ new) of one step, in nats", above=0.0)
+    max_kl: float = key(
+        0.01, "δ, the bound on the mean joint KL(old ‖ new) of one step, in nats", above=0.0, at_most=100.0
+    )
     cg_iterations: int = key(10, "Fisher products that conjugate gradient may spend", at_least=1)
     cg_tolerance: float = key(1e-3, "stop when ‖g − (F + damping·I)x‖ ≤ tolerance · ‖g‖", at_least=0.0)
     damping: float = key(0.1, "added to the Fisher matrix's diagonal in the solve", at_least=0.0)

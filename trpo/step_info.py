@@ -19,7 +19,9 @@ class Outcome(Enum):
     ZERO_GRADIENT = "the surrogate's gradient is zero: all advantages are equal, or no action can matter"
     NON_FINITE_GRADIENT = "the surrogate's gradient holds NaN or infinity: look at advantages and log-probs"
     NON_FINITE_PRODUCT = "a Fisher product holds NaN or infinity: look at the policy's parameters"
-    NON_POSITIVE_CURVATURE = "the Fisher matrix is not positive along the step: raise trust_region.damping"
+    NON_POSITIVE_CURVATURE = (
+        "the Fisher matrix is not positive along the step: the policy hardly depends on its parameters"
+    )
     NON_FINITE_CANDIDATE = "the last candidate's surrogate or KL was not finite: the step is far too long"
     KL_TOO_LARGE = "every candidate broke the KL bound: raise trust_region.max_backtracks or damping"
     NO_IMPROVEMENT = "no candidate improved the surrogate: the gradient is noise, or cg_tolerance is too loose"
@@ -42,7 +44,7 @@ class StepInfo(NamedTuple):
 
     outcome: Outcome
     max_kl: float  # δ, nats
-    gradient_norm: float  # ‖g‖
+    gradient_norm: float | None = None  # ‖g‖
     kl_zeroth_order: float | None = None  # K(θ_old): 0
     kl: float = 0.0  # K(θ), nats, exact
     kl_quadratic: float = 0.0  # ½(fs)ᵀF(fs), undamped, whole batch: what the approximation predicted
@@ -81,9 +83,10 @@ def solver_figures(
     objective: Objective, gradient: Tensor, solution: Solution, config: TrustRegionConfig
 ) -> dict[str, Any]:
     """Return what is known before the line search: all there is, if there is no step."""
+    norm = math.sqrt(dot(gradient, gradient))
     figures = {
         "max_kl": config.max_kl,
-        "gradient_norm": math.sqrt(dot(gradient, gradient)),
+        "gradient_norm": norm if math.isfinite(norm) else None,
         "cg_iterations": solution.iterations,
         "theta": objective.theta.detach(),
         "gradient": gradient,

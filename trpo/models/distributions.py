@@ -186,12 +186,13 @@ class Bernoulli:
         return torch.nn.functional.logsigmoid(parameters * (2 * actions - 1)).sum(-1)
 
     def kl(self, old: Tensor, new: Tensor) -> Tensor:
-        """Return Σ p(log p − log q) + (1 − p)(log(1 − p) − log(1 − q)) from logits."""
-        logits, new_logits = old.double(), new.double()
+        """Return Σ (q − p) − p(log q − log p) over the two outcomes of each bit: `Categorical` with two logits."""
         log_sigmoid = torch.nn.functional.logsigmoid
-        ones = torch.sigmoid(logits) * (log_sigmoid(logits) - log_sigmoid(new_logits))
-        zeros = torch.sigmoid(-logits) * (log_sigmoid(-logits) - log_sigmoid(-new_logits))
-        return (ones + zeros).sum(-1)
+        terms = []
+        for sign in (1, -1):  # one, zero
+            p_log, q_log = log_sigmoid(sign * old.double()), log_sigmoid(sign * new.double())
+            terms.append((q_log.exp() - p_log.exp()) - p_log.exp() * (q_log - p_log))
+        return (terms[0] + terms[1]).sum(-1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
         """Return Σ −p log p − (1 − p) log(1 − p)."""

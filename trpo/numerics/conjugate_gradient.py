@@ -16,7 +16,7 @@ class Stop(Enum):
     MAX_ITERATIONS = "the iterations ran out before the tolerance was reached"
     ZERO_RIGHT_HAND_SIDE = "the right-hand side is zero, and so is the solution"
     NON_POSITIVE_CURVATURE = "a search direction had pᵀAp ≤ 0: the matrix is not positive definite"
-    NON_FINITE = "a product or the right-hand side held NaN or infinity"
+    NON_FINITE = "a product, the right-hand side or the solution held NaN or infinity"
 
 
 class Solution(NamedTuple):
@@ -70,7 +70,11 @@ def conjugate_gradient(
             stop = Stop.NON_POSITIVE_CURVATURE
             break
         alpha = r_squared / curvature
-        x = x + alpha * p
+        following = x + alpha * p
+        if not math.isfinite(dot(following, following)):
+            stop = Stop.NON_FINITE
+            break
+        x = following
         r = r - alpha * Ap
         previous, r_squared = r_squared, dot(r, r)
         alphas.append(alpha)

@@ -1,0 +1,172 @@
+"""Dense, slow and independent counterparts of what trpo computes, and the small policies they are compared on."""
+
+import itertools
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch import distributions as td
+from torch.func import functional_call
+
+from trpo.batch import Batch
+from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
+from trpo.models.networks import GaussianPolicy, LogitPolicy, Policy
+from trpo.numerics.params import unflatten
+
+DISTRIBUTIONS = {
+    "gaussian": DiagonalGaussian(2),
+    "categorical": Categorical((4,)),
+    "multi_categorical": Categorical((3, 2)),
+    "bernoulli": Bernoulli(3),
+}
+OBSERVATION_SIZE = 3
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed), dtype=dtype)
+
+
+def random_policy(
+    distribution: Distribution,
+    *,
+    seed: int = 0,
+    hidden_sizes: tuple[int, ...] = (5,),
+    activation: str = "tanh",
+    dtype: torch.dtype = torch.float64,
+) -> Policy:
+    """A real policy away from its symmetric first weights: every parameter is moved by about 0.4."""
+    shape = {"hidden_sizes": hidden_sizes, "activation": activation, "generator": generator(seed)}
+    if isinstance(distribution, DiagonalGaussian):
+        size = distribution.action_size
+        policy = GaussianPolicy(OBSERVATION_SIZE, size, initial_log_std=-0.5, min_log_std=-3.0, **shape)
+    else:
+        policy = LogitPolicy(OBSERVATION_SIZE, distribution, **shape)
+    policy.to(dtype)
+    with torch.no_grad():
+        for i, parameter in enumerate(policy.parameters()):
+            parameter += 0.4 * normal(*parameter.shape, seed=1000 * seed + i, dtype=dtype)
+    return policy
+
+
+def random_batch(
+    policy: Policy, *, samples: int = 24, seed: int = 1, observation_size: int = OBSERVATION_SIZE
+) -> Batch:
+    """Samples of the policy itself, with advantages that mean nothing."""
+    dtype = next(policy.parameters()).dtype
+    observations = normal(samples, observation_size, seed=seed, dtype=dtype)
+    with torch.no_grad():
+        old = policy(observations)
+    return Batch(
+        observations=observations,
+        actions=policy.distribution.sample(old, generator(seed + 1)),
+        old_parameters=old,
+        advantages=normal(samples, seed=seed + 2, dtype=dtype),
+        returns=torch.zeros(samples, dtype=dtype),
+    )
+
+
+class Bandit(Policy):
+    """One state, softmax over K arms: θ is the logits."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.distribution = Categorical((len(logits),))
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.logits.expand(len(observations), -1)
+
+
+class FixedStd(Policy):
+    """μ = Ws and a fixed σ: the KL is exactly quadratic in θ."""
+
+    def __init__(self, weight: Tensor, std: float = 1.0) -> None:
+        super().__init__()
+        self.distribution = DiagonalGaussian(len(weight))
+        self.weight = nn.Parameter(weight)
+        self.std = std
+
+    def forward(self, observations: Tensor) -> Tensor:
+        mean = observations @ self.weight.T
+        return torch.cat([mean, torch.full_like(mean, math.log(self.std))], dim=-1)
+
+
+def at(policy: Policy, theta: Tensor, observations: Tensor) -> Tensor:
+    """y (N, D) of the policy with the parameters θ."""
+    return functional_call(policy, unflatten(theta, policy), (observations,))
+
+
+def components(distribution: Distribution, parameters: Tensor) -> list[td.Distribution]:
+    """The product of torch.distributions that `parameters` (N, D) stand for, one factor per action dimension."""
+    if isinstance(distribution, DiagonalGaussian):
+        means, log_stds = parameters.chunk(2, dim=-1)
+        pairs = zip(means.unbind(-1), log_stds.exp().unbind(-1), strict=True)
+        return [td.Normal(mean, std, validate_args=False) for mean, std in pairs]
+    if isinstance(distribution, Bernoulli):
+        return [td.Bernoulli(logits=logit, validate_args=False) for logit in parameters.unbind(-1)]
+    return [td.Categorical(logits=logits, validate_args=False) for logits in parameters.split(distribution.sizes, -1)]
+
+
+def log_prob(distribution: Distribution, parameters: Tensor, actions: Tensor) -> Tensor:
+    factors = components(distribution, parameters)
+    return sum(factor.log_prob(actions[:, i]) for i, factor in enumerate(factors))
+
+
+def kl(distribution: Distribution, old: Tensor, new: Tensor) -> Tensor:
+    pairs = zip(components(distribution, old), components(distribution, new), strict=True)
+    return sum(td.kl_divergence(p, q) for p, q in pairs)
+
+
+def entropy(distribution: Distribution, parameters: Tensor) -> Tensor:
+    return sum(factor.entropy() for factor in components(distribution, parameters))
+
+
+def surrogate(policy: Policy, theta: Tensor, batch: Batch) -> Tensor:
+    """L(θ) = mean[(π_θ/π_old) Â]."""
+    new = log_prob(policy.distribution, at(policy, theta, batch.observations), batch.actions)
+    old = log_prob(policy.distribution, batch.old_parameters, batch.actions)
+    return ((new - old).exp() * batch.advantages).mean()
+
+
+def actions_and_weights(distribution: Distribution, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """Actions (K, A) and weights (K,) with Σ w f(a) = E[f(a)] for one row of parameters (D,).
+
+    All actions with their probabilities; for normals, Gauss–Hermite nodes, exact for polynomials up to degree 9.
+    """
+    if isinstance(distribution, DiagonalGaussian):
+        mean, log_std = parameters.chunk(2)
+        nodes, weights = np.polynomial.hermite_e.hermegauss(5)
+        grid = torch.tensor(list(itertools.product(nodes, repeat=len(mean))))
+        products = [math.prod(w) for w in itertools.product(weights / weights.sum(), repeat=len(mean))]
+        return mean + log_std.exp() * grid, torch.tensor(products, dtype=parameters.dtype)
+    sizes = distribution.sizes if isinstance(distribution, Categorical) else (2,) * distribution.action_size
+    actions = torch.tensor(list(itertools.product(*map(range, sizes))), dtype=parameters.dtype)
+    return actions, log_prob(distribution, parameters.expand(len(actions), -1), actions).exp()
+
+
+def dense_metric(distribution: Distribution, parameters: Tensor) -> Tensor:
+    """M (D, D) of one row of parameters (D,) as the covariance of the score, E[∇log π ∇log πᵀ]."""
+    actions, weights = actions_and_weights(distribution, parameters)
+    score = torch.autograd.functional.jacobian(
+        lambda y: log_prob(distribution, y.expand(len(actions), -1), actions), parameters
+    )
+    return score.T @ (weights.unsqueeze(-1) * score)
+
+
+def dense_fisher(policy: Policy, theta: Tensor, observations: Tensor) -> Tensor:
+    """F (P, P) = mean of JᵀMJ, every factor dense."""
+    y = at(policy, theta, observations)
+    jacobians = torch.func.jacrev(lambda t: at(policy, t, observations))(theta)
+    metrics = torch.stack([dense_metric(policy.distribution, row) for row in y])
+    return torch.einsum("ndp,nde,neq->pq", jacobians, metrics, jacobians) / len(observations)
+
+
+def dense_kl_hessian(policy: Policy, theta: Tensor, observations: Tensor, old: Tensor) -> Tensor:
+    """∂²/∂θ² (P, P) of the mean KL(old ‖ π_θ) of torch.distributions."""
+    mean_kl = lambda t: kl(policy.distribution, old, at(policy, t, observations)).mean()  # noqa: E731
+    return torch.autograd.functional.hessian(mean_kl, theta)

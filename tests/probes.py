@@ -1,0 +1,234 @@
+"""Environments whose values and best actions are known, and some that misbehave.
+
+Importing this module registers them, so `env.id=probes:Constant-v0` works on the command line too. `ScriptedAgent`
+drives the one that counts.
+"""
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from trpo.models.agent import Agent
+
+NOTHING = np.zeros(1, dtype=np.float32)
+
+# What an action of Counting does besides steering; every other action only steers.
+TERMINATE, TRUNCATE, END_BOTH = 1.0, -1.0, 0.75
+
+# The columns of Counting's observation.
+WHO, EPISODE, STEP, CLOCK, POSITION, OVER = range(6)
+
+
+class OneStep(gymnasium.Env):
+    """One state s = ±1, one action, one reward, the end."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space: spaces.Space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = float(self.np_random.choice([-1.0, 1.0]))
+        return np.full(1, self.state, dtype=np.float32), {}
+
+    def step(self, action):
+        return NOTHING, self.reward(action), True, False, {}
+
+    def reward(self, action):
+        raise NotImplementedError
+
+
+class Constant(OneStep):
+    """V = 1 whatever one does."""
+
+    def reward(self, action):
+        return 1.0
+
+
+class Observed(OneStep):
+    """V(s) = s whatever one does."""
+
+    def reward(self, action):
+        return self.state
+
+
+class Drawn(Observed):
+    """V(s) = s for an s drawn anew from [−1, 1] in every episode: returns tell which start it was."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = float(np.float32(self.np_random.uniform(-1.0, 1.0)))
+        return np.full(1, self.state, dtype=np.float32), {}
+
+
+class Chosen(OneStep):
+    """Action 1 is best in every state and gives 1, action 0 gives −1."""
+
+    def reward(self, action):
+        return 1.0 if action == 1 else -1.0
+
+
+class Matched(OneStep):
+    """Action 1 is best at s = 1, action 0 at s = −1; right gives 1, wrong −1."""
+
+    def reward(self, action):
+        return 1.0 if action == (self.state > 0) else -1.0
+
+
+class Aimed(OneStep):
+    """The best action is s itself, of an interval [−2, 2]: ±0.5 in the policy's units."""
+
+    action_space = spaces.Box(-2.0, 2.0, (1,), np.float32)
+
+    def reward(self, action):
+        return -float((action[0] - self.state) ** 2)
+
+
+class Delayed(gymnasium.Env):
+    """Two steps and a reward of 1 after the second: V(0) = γ, V(1) = 1."""
+
+    observation_space = spaces.Discrete(2)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = 0
+        return self.state, {}
+
+    def step(self, action):
+        last = self.state == 1
+        self.state = 1
+        return self.state, float(last), last, False, {}
+
+
+class Endless(gymnasium.Env):
+    """A reward of 1 for ever, seen as a clock 0, 1, …, period − 1, 0, …; cut every time the clock is at 0 again.
+
+    V = 1 / (1 − γ) if that is a truncation, V(k) = (1 − γ^(period − k)) / (1 − γ) if the episode terminates.
+    """
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, period=3, ending="truncated"):
+        self.observation_space = spaces.Discrete(period)
+        self.period, self.ending = period, ending
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.clock = 0
+        return self.clock, {}
+
+    def step(self, action):
+        self.clock = (self.clock + 1) % self.period
+        over = self.clock == 0
+        return self.clock, 1.0, over and self.ending == "terminated", over and self.ending == "truncated", {}
+
+
+class Counting(gymnasium.Env):
+    """Says in every observation whose it is: (who, episode, step, clock, position, over).
+
+    `who` comes from the latest seed, `clock` counts steps over all episodes, `position` sums the episode's actions,
+    `over` is 1 in an observation that ended an episode. The reward is clock + position. The actions decide when an
+    episode ends, and how.
+    """
+
+    observation_space = spaces.Box(-np.inf, np.inf, (6,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self):
+        self.who, self.episode, self.clock = 0, -1, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.who = seed % 2**16
+        self.episode += 1
+        self.steps, self.position, self.over = 0, 0.0, False
+        return self.observation(), {}
+
+    def step(self, action):
+        assert not self.over, "stepped after the end of an episode"
+        a = float(action[0])
+        self.steps, self.clock, self.position = self.steps + 1, self.clock + 1, self.position + a
+        terminated, truncated = a in (TERMINATE, END_BOTH), a in (TRUNCATE, END_BOTH)
+        self.over = terminated or truncated
+        return self.observation(), self.clock + self.position, terminated, truncated, {}
+
+    def observation(self):
+        row = (self.who, self.episode, self.steps, self.clock, self.position, self.over)
+        return np.array(row, dtype=np.float32)
+
+
+class Broken(gymnasium.Env):
+    """Gives a NaN (or what `value` says) as `signal` with the `after`-th action 1; actions 0 never break it."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, signal="reward", after=1, value=float("nan")):
+        self.signal, self.after, self.value = signal, after, value
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.pushed = 0
+        return self.signals()[0], {}
+
+    def step(self, action):
+        self.pushed += int(action)
+        return *self.signals(), False, False, {}
+
+    def signals(self):
+        observation, reward = np.zeros(3, dtype=np.float32), 0.0
+        if self.pushed >= self.after and self.signal == "observation":
+            observation[2] = self.value
+        if self.pushed >= self.after and self.signal == "reward":
+            reward = self.value
+        return observation, reward
+
+
+class Spaces(gymnasium.Env):
+    """Any observation and action space, noise for observations and rewards, episodes of 5; refuses a foreign action."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        self.steps += 1
+        return self.observation_space.sample(), self.np_random.normal(), False, self.steps == 5, {}
+
+
+def next_step(probe):
+    """Return a vector entry point for a probe: the same dynamics under Gymnasium's next-step autoreset."""
+    return lambda num_envs, **kwargs: SyncVectorEnv(
+        [lambda: probe(**kwargs)] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP
+    )
+
+
+def same_step_counting(num_envs):
+    """Return Counting with resets in the very step of an end, which hides the final observation."""
+    return SyncVectorEnv([Counting] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+for probe in (Constant, Observed, Drawn, Chosen, Matched, Aimed, Delayed, Endless, Counting, Broken, Spaces):
+    gymnasium.register(f"{probe.__name__}-v0", entry_point=probe, vector_entry_point=next_step(probe))
+gymnasium.register("SameStepCounting-v0", entry_point=Counting, vector_entry_point=same_step_counting)
+
+
+class ScriptedAgent(Agent):
+    """Plays column i of a script (L, B) on environment i, one row per step that the environment really took."""
+
+    def __init__(self, agent, script):
+        super().__init__(agent.policy, agent.critic, agent.normalizer, agent.reward_scale)
+        self.script = script
+
+    def act(self, observations, generator):
+        clock = observations[:, CLOCK].long()
+        return self.script[clock, torch.arange(len(clock))].unsqueeze(-1)

@@ -1,0 +1,146 @@
+import datetime
+import logging
+import platform
+import re
+import subprocess
+from importlib.metadata import version
+
+import pytest
+import yaml
+from runs import rows, summary, train_tiny
+
+from trpo.config import UserError
+from trpo.record import run_directory
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("directory") / "run"
+    train_tiny(directory, "run.evaluate_every=32")
+    return directory
+
+
+def test_a_run_leaves_the_files_of_the_contract_and_no_others(run):
+    names = {str(path.relative_to(run)) for path in run.rglob("*")}
+    (events,) = [name for name in names if name.startswith("events.out.tfevents.")]
+    assert names - {events} == {
+        "config.yaml",
+        "overrides.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "checkpoints/best.pt",
+        "checkpoints/step_000000000096.pt",
+        "summary.json",
+        "train.log",
+    }
+
+
+def test_the_summary_is_that_of_the_run(run):
+    told, last = summary(run), rows(run)[-1]
+    assert set(told) == {
+        "exit_reason",
+        "iterations",
+        "env_steps",
+        "seconds",
+        "steps_per_second",
+        "final_evaluation",
+        "best_evaluation",
+        "git_commit",
+        "versions",
+    }
+    assert (told["exit_reason"], told["iterations"], told["env_steps"]) == ("finished", 2, 96)
+    assert told["steps_per_second"] == pytest.approx(96 / told["seconds"])
+    assert told["final_evaluation"] == {
+        "env_steps": 96,
+        "return_mean": last["evaluation/return_mean"],
+        "return_std": last["evaluation/return_std"],
+        "length_mean": last["evaluation/length_mean"],
+    }
+    assert told["best_evaluation"]["return_mean"] == max(row["evaluation/return_mean"] for row in rows(run))
+
+
+def test_the_summary_tells_the_versions_that_are_installed(run):
+    told = summary(run)["versions"]
+    assert told["python"] == platform.python_version()
+    for package in ("torch", "numpy", "gymnasium", "mujoco", "trpo"):
+        assert told[package] == version(package)
+
+
+def test_the_summary_is_written_last(run):
+    times = {
+        path.name: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "train.log"
+    }
+    assert max(times, key=times.get) == "summary.json"
+
+
+def test_the_log_has_times_and_how_the_run_began_and_ended(run):
+    first, *_, last = (run / "train.log").read_text().splitlines()
+    datetime.datetime.strptime(first[:19], "%Y-%m-%d %H:%M:%S")
+    assert "CartPole-v1" in first
+    assert "evaluation: return" in last
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_the_commit_is_that_of_the_source_if_git_tracks_it(tracked, tmp_path, monkeypatch):
+    source = tmp_path / "room" / "run_directory.py"
+    source.parent.mkdir()
+    source.write_text("")
+
+    def git(*arguments):
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init")
+    if tracked:
+        git("add", ".")
+    git("commit", "--allow-empty", "-m", "first")
+    monkeypatch.setattr(run_directory, "__file__", str(source))
+    assert run_directory.git_commit() == (git("rev-parse", "HEAD") if tracked else None)
+    if tracked:
+        source.write_text("changed")
+        assert run_directory.git_commit() == git("rev-parse", "HEAD") + "-dirty"
+
+
+def test_without_git_there_is_no_commit(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run_directory.git_commit() is None
+
+
+def test_the_configuration_and_the_overrides_are_written_as_yaml(tmp_path):
+    run_directory.write_config(tmp_path / "a" / "b", {"seed": 1, "sizes": (1, 2)}, ["seed=1", "task=x"])
+    assert yaml.safe_load((tmp_path / "a" / "b" / "overrides.yaml").read_text()) == ["seed=1", "task=x"]
+    assert re.match("seed: 1\n", (tmp_path / "a" / "b" / "config.yaml").read_text())
+
+
+def test_an_empty_or_absent_directory_and_one_with_other_files_are_free(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    run_directory.check_free(tmp_path)
+    run_directory.check_free(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "summary.json", "checkpoints"])
+def test_any_file_of_a_run_makes_a_directory_taken(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=name):
+        run_directory.check_free(tmp_path)
+
+
+def test_an_error_is_logged_with_its_traceback_and_goes_on(tmp_path):
+    def fail():
+        with run_directory.log_file(tmp_path):
+            logging.getLogger("somewhere").warning("before")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    log = (tmp_path / "train.log").read_text()
+    assert "WARNING somewhere: before" in log
+    assert "Traceback" in log
+    assert "ZeroDivisionError" in log
+
+
+def test_after_the_run_the_log_is_closed(tmp_path):
+    with run_directory.log_file(tmp_path):
+        pass
+    logging.getLogger("somewhere").warning("after")
+    assert (tmp_path / "train.log").read_text() == ""

@@ -1,0 +1,220 @@
+"""What the person at the keyboard gets: one line for a mistake, help, and an exit code."""
+
+import contextlib
+import logging
+import sys
+
+import gymnasium
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import SCRIPTS, process, refusal
+
+from trpo import cli
+from trpo.config import fields_by_key
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """An empty working directory, in which nothing may appear, and no logging that Hydra set up for its help."""
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield tmp_path
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+# What is typed, and what the one line must say: the key as typed, and what is wrong or allowed.
+MISTAKES = [
+    (["task=cartpole", "trust_region.max_k=0.1"], ["trust_region.max_k", "trust_region.max_kl"]),
+    (["task=cartpole", "learning_rate=0.1"], ["learning_rate", "critic.learning_rate"]),
+    (["task=cartpole", "zzz=1"], ["zzz", "--help"]),
+    (["task=cartpole", "+critic.momentum=1"], ["critic.momentum"]),
+    (["task=cartpole", "trust_region=null"], ["trust_region"]),
+    (["task=cart"], ["'cart'", "cartpole"]),
+    (["-m", "task=cartpole,cart"], ["'cart'", "cartpole"]),
+    (["env.id=NoSuchThing-v0"], ["env.id=NoSuchThing-v0"]),
+    (["env.id=no_such_package:Thing-v0"], ["no_such_package"]),
+    (["task=cartpole", "+env.kwargs.gravity_of_mars=1"], ["gravity_of_mars"]),
+    (["task=cartpole", "env.backend=threads"], ["env.backend", "sync, async, vector", "threads"]),
+    (["env.id=Acrobot-v1", "env.backend=vector"], ["env.backend=vector", "Acrobot-v1"]),
+    (["task=cartpole", "seed=many"], ["seed", "many"]),
+    (["task=cartpole", "seed=1.5"], ["seed", "1.5"]),
+    (["task=cartpole", "seed=null"], ["seed"]),
+    (["task=cartpole", "normalize.rewards=perhaps"], ["normalize.rewards", "perhaps"]),
+    (["task=cartpole", "policy.hidden_sizes=wide"], ["policy.hidden_sizes", "wide"]),
+    (["task=cartpole", "policy.hidden_sizes=[64,0]"], ["policy.hidden_sizes", "at least 1"]),
+    (["task=cartpole", "trust_region.max_kl=0"], ["trust_region.max_kl", "above 0", "got 0"]),
+    (["task=cartpole", "trust_region.max_kl=-0.01"], ["trust_region.max_kl", "above 0", "got -0.01"]),
+    (["task=cartpole", "trust_region.max_kl=nan"], ["trust_region.max_kl", "nan"]),
+    (["task=cartpole", "trust_region.max_kl=inf"], ["trust_region.max_kl", "inf"]),
+    (["task=cartpole", "advantage.gamma=1.01"], ["advantage.gamma", "at least 0 and at most 1", "1.01"]),
+    (["task=cartpole", "policy.initial_log_std=-6"], ["policy.initial_log_std", "policy.min_log_std"]),
+    (["task=cartpole", "device=cuda:99"], ["device=cuda:99", "cpu"]),
+    (["task=cartpole", "device=abacus"], ["device=abacus", "cpu"]),
+    (["task=cartpole", "device=meta", "run.total_steps=1"], ["device=meta", "cpu"]),
+    (["env.id=broken:DictActions-v0"], ["action space Dict", "Discrete, MultiDiscrete, MultiBinary"]),
+    (["env.id=broken:DictObservations-v0"], ["observation space Dict", "supported: Box, Discrete"]),
+    ([], ["task=", "env.id="]),
+    (["seed=3"], ["task=", "env.id="]),
+    (["task=null"], ["task"]),
+    (["task=cartpole", "~seed"], ["~seed"]),
+    (["task=cartpole", "~task"], ["~task"]),
+    (["task=cartpole", "seed"], ["seed"]),
+    (["task=cartpole", "=3"], ["unknown key ''"]),
+    (["task=cartpole", "seed=[1,"], ["[1,"]),
+    (["task=cartpole", "env.num_envs=${no.such.key}"], ["no.such.key"]),
+    (["task=cartpole", "hydra.run.dir=${no.such.key}"], ["no.such.key"]),
+    (["task=cartpole", "seed=1,2"], ["seed=1,2", "-m"]),
+    (["task=cartpole", "seed=range(3)"], ["seed=range(3)", "-m"]),
+    (["-m", "task=cartpole", "seed=0,1,-1"], ["seed", "at least 0", "-1"]),
+    (["-m", "task=cartpole,acrobot", "env.num_envs=4,0"], ["env.num_envs", "at least 1"]),
+    (["-m", "task=cartpole", "seed=0,1", "run.total_steps=1", "hydra.sweep.subdir=same"], ["same"]),
+    (["task=cartpole", "hydra.no_such_key=1"], ["hydra.no_such_key"]),
+    (["task=cartpole", "--config-dir", "missing"], ["missing"]),
+    (["task=cartpole", "--config-name", "other"], ["--config-name"]),
+    (["task=cartpole", "--no-such-flag"], ["--no-such-flag"]),
+    (["task=cartpole", "--resolve"], ["--resolve"]),
+]
+
+
+@pytest.mark.filterwarnings("ignore:provider=hydra.searchpath:UserWarning")
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=lambda value: " ".join(value) or "nothing")
+def test_a_mistake_is_one_line_exit_code_2_and_nothing_made(arguments, said):
+    line = refusal(cli.train, *arguments)
+    assert line.startswith("trpo-train: ")
+    assert all(words in line for words in said)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "summary.json", "checkpoints/"])
+def test_a_directory_that_holds_anything_of_a_run_is_refused(elsewhere, name):
+    if name.endswith("/"):
+        (elsewhere / "old" / name).mkdir(parents=True)
+    else:
+        (elsewhere / "old").mkdir()
+        (elsewhere / "old" / name).write_text("precious")
+    assert "hydra.run.dir" in refusal(cli.train, "task=cartpole", "hydra.run.dir=old")
+
+
+@pytest.mark.parametrize("directory", ["file", "file/below"])
+def test_a_file_in_place_of_the_run_directory_is_refused(elsewhere, directory):
+    (elsewhere / "file").write_text("precious")
+    assert "file" in refusal(cli.train, "task=cartpole", f"hydra.run.dir={directory}")
+    assert (elsewhere / "file").read_text() == "precious"
+
+
+def test_one_job_of_a_sweep_whose_directory_is_taken_refuses_the_sweep(elsewhere):
+    (elsewhere / "old" / "1").mkdir(parents=True)
+    (elsewhere / "old" / "1" / "metrics.jsonl").write_text("")
+    line = refusal(
+        cli.train, "-m", "task=cartpole", "seed=0,1", "hydra.sweep.dir=old", "hydra.sweep.subdir=${hydra.job.num}"
+    )
+    assert "old/1" in line
+
+
+# The allowed ranges, written down a second time.
+OUT_OF_RANGE = {
+    "seed": st.integers(max_value=-1),
+    "env.num_envs": st.integers(max_value=0),
+    "policy.initial_log_std": st.floats(min_value=5.001, allow_nan=False),
+    "policy.min_log_std": st.floats(max_value=-20.001, allow_nan=False),
+    "advantage.gamma": st.floats(max_value=-1e-9) | st.floats(min_value=1.000001) | st.just(float("nan")),
+    "advantage.lam": st.floats(max_value=-1e-9) | st.floats(min_value=1.000001) | st.just(float("nan")),
+    "trust_region.max_kl": st.floats(max_value=0.0) | st.sampled_from([float("inf"), float("nan")]),
+    "trust_region.cg_iterations": st.integers(max_value=0),
+    "trust_region.cg_tolerance": st.floats(max_value=-1e-9),
+    "trust_region.damping": st.floats(max_value=-1e-9),
+    "trust_region.max_backtracks": st.integers(max_value=-1),
+    "trust_region.backtrack_factor": st.floats(max_value=0.0) | st.floats(min_value=0.991),
+    "trust_region.fisher_fraction": st.floats(max_value=0.0) | st.floats(min_value=1.000001),
+    "trust_region.micro_batch": st.integers(max_value=-1),
+    "critic.learning_rate": st.floats(max_value=0.0),
+    "critic.epochs": st.integers(max_value=0),
+    "critic.minibatch_size": st.integers(max_value=0),
+    "run.total_steps": st.integers(max_value=0),
+    "run.steps_per_iteration": st.integers(max_value=0),
+    "run.evaluate_every": st.integers(max_value=-1),
+    "run.evaluation_episodes": st.integers(max_value=-1),
+    "run.checkpoint_every": st.integers(max_value=-1),
+    "run.keep_checkpoints": st.integers(max_value=0),
+    "run.threads": st.integers(max_value=0),
+}
+KEYS = [name for name, _ in fields_by_key() if name != "env.kwargs"]
+LISTS = {"policy.hidden_sizes", "critic.hidden_sizes"}
+
+out_of_range = st.sampled_from(sorted(OUT_OF_RANGE)).flatmap(
+    lambda name: OUT_OF_RANGE[name].map(lambda value: (name, f"{name}={value!r}"))
+)
+one_letter_lost = st.sampled_from(KEYS).flatmap(
+    lambda name: st.integers(0, len(name) - 1).map(lambda i: name[:i] + name[i + 1 :])
+)
+misspelt = one_letter_lost.filter(lambda name: name not in KEYS).map(lambda name: (name, f"{name}=1"))
+wrong_type = st.tuples(
+    st.sampled_from(sorted(OUT_OF_RANGE)), st.sampled_from(["abc", "[1]", "{a: 1}", "null", "'1 2'", "''"])
+).map(lambda pair: (pair[0], "=".join(pair)))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(bad=out_of_range | misspelt | wrong_type, seed=st.integers(0, 9), first=st.booleans())
+def test_no_bad_configuration_gets_past_the_command(bad, seed, first):
+    name, override = bad
+    good = ["task=cartpole", "env.num_envs=3", f"run.total_steps={seed + 1}"]
+    assert name in refusal(cli.train, *([override, *good] if first else [*good, override]))
+
+
+def test_every_number_of_the_configuration_is_in_the_table_of_ranges():
+    numbers = {name for name, field in fields_by_key() if field.type in ("int", "float")}
+    assert set(OUT_OF_RANGE) == numbers
+
+
+def test_the_help_names_every_task_and_every_key(capsys, elsewhere):
+    assert cli.train(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for task in ("cartpole", "hopper", "humanoid", "swimmer", "walker2d"):
+        assert any(line.split()[:1] == [task] for line in lines)
+    for name, _ in fields_by_key():
+        assert sum(line.startswith(f"  {name}=") for line in lines) == 1, name
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_the_help_of_every_task_names_a_registered_environment(capsys):
+    cli.train(["-h"])
+    _, tasks = capsys.readouterr().out.split("Tasks (task=…):\n")
+    for line in tasks.split("\n\n")[0].splitlines():
+        assert line.split()[1] in gymnasium.registry
+
+
+def test_showing_the_configuration_runs_nothing_and_makes_no_directory(capsys, elsewhere):
+    assert cli.train(["task=hopper", "seed=7", "--cfg", "job"]) == 0
+    shown = capsys.readouterr().out
+    assert "seed: 7" in shown
+    assert "id: Hopper-v5" in shown
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_showing_a_configuration_with_a_mistake_is_refused_too():
+    assert "nonsense" in refusal(cli.train, "task=cartpole", "nonsense=7", "--cfg", "job")
+
+
+def test_hydras_own_help_is_there(capsys, elsewhere):
+    with contextlib.suppress(SystemExit):  # Hydra ends the process itself
+        assert cli.train(["--hydra-help"]) == 0
+    assert "--multirun" in capsys.readouterr().out
+    assert list(elsewhere.iterdir()) == []
+
+
+# As a person meets them: real processes.
+PROCESSES = [
+    ([sys.executable, "-m", "trpo", "task=cart"], "trpo-train: there is no task 'cart'"),
+    ([SCRIPTS / "trpo-train", "task=cartpole", "trust_region.max_kl=0"], "trpo-train: trust_region.max_kl must be"),
+    ([SCRIPTS / "trpo-evaluate", "missing"], "trpo-evaluate: there is no directory missing"),
+]
+
+
+@pytest.mark.parametrize(("command", "said"), PROCESSES, ids=["module", "script", "evaluate"])
+def test_a_process_with_a_mistake_says_one_line_and_exits_2(command, said, elsewhere):
+    ended = process(*command, cwd=elsewhere)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert ended.stderr.startswith(said)
+    assert list(elsewhere.iterdir()) == []

@@ -1,0 +1,127 @@
+"""Keys, defaults and ranges: what is refused, and what is frozen."""
+
+import dataclasses
+import json
+
+import gymnasium
+import pytest
+from runs import compose
+
+from trpo.config import (
+    AdvantageConfig,
+    Config,
+    CriticConfig,
+    EnvConfig,
+    NormalizeConfig,
+    PolicyConfig,
+    RecordConfig,
+    RunConfig,
+    TrustRegionConfig,
+    UserError,
+    fields_by_key,
+)
+from trpo.launch import tasks
+
+SECTIONS = [
+    Config,
+    EnvConfig,
+    PolicyConfig,
+    NormalizeConfig,
+    AdvantageConfig,
+    TrustRegionConfig,
+    CriticConfig,
+    RecordConfig,
+    RunConfig,
+]
+
+
+@pytest.mark.parametrize("task", tasks())
+def test_every_task_composes_and_names_a_registered_environment(task):
+    config = compose(f"task={task}")
+    assert config.env.id in gymnasium.registry
+    assert config.env.id == tasks()[task]
+
+
+def test_without_a_task_the_defaults_are_those_of_the_dataclasses():
+    assert compose("env.id=CartPole-v1") == Config(env=EnvConfig(id="CartPole-v1"))
+
+
+def test_an_override_wins_over_the_task():
+    assert compose("run.total_steps=123", "task=cartpole").run.total_steps == 123
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_is_frozen(section):
+    config = section()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, dataclasses.fields(config)[0].name, 1)
+
+
+def test_a_list_becomes_a_tuple():
+    assert PolicyConfig(hidden_sizes=[8, 4]).hidden_sizes == (8, 4)
+    assert compose("task=cartpole", "critic.hidden_sizes=[3]").critic.hidden_sizes == (3,)
+
+
+# Section, field, a value that is refused, the nearest value that is not, and what is allowed in words.
+EDGES = [
+    (Config, "seed", -1, 0, "at least 0"),
+    (EnvConfig, "backend", "threads", "async", "one of sync, async, vector"),
+    (EnvConfig, "num_envs", 0, 1, "at least 1"),
+    (PolicyConfig, "hidden_sizes", (64, 0), (64, 1), "at least 1"),
+    (PolicyConfig, "activation", "gelu", "elu", "one of tanh, relu, elu, silu"),
+    (PolicyConfig, "initial_log_std", 5.1, 5.0, "at most 5"),
+    (PolicyConfig, "initial_log_std", -5.0, -4.9, "above policy.min_log_std"),
+    (PolicyConfig, "min_log_std", -20.1, -20.0, "at least -20"),
+    (AdvantageConfig, "gamma", -0.1, 0.0, "at least 0 and at most 1"),
+    (AdvantageConfig, "gamma", 1.1, 1.0, "at least 0 and at most 1"),
+    (AdvantageConfig, "lam", -0.1, 0.0, "at least 0 and at most 1"),
+    (AdvantageConfig, "lam", 1.1, 1.0, "at least 0 and at most 1"),
+    (TrustRegionConfig, "max_kl", 0.0, 1e-12, "above 0"),
+    (TrustRegionConfig, "cg_iterations", 0, 1, "at least 1"),
+    (TrustRegionConfig, "cg_tolerance", -1e-9, 0.0, "at least 0"),
+    (TrustRegionConfig, "damping", -1e-9, 0.0, "at least 0"),
+    (TrustRegionConfig, "max_backtracks", -1, 0, "at least 0"),
+    (TrustRegionConfig, "backtrack_factor", 0.0, 0.01, "above 0 and at most 0.99"),
+    (TrustRegionConfig, "backtrack_factor", 1.0, 0.99, "above 0 and at most 0.99"),
+    (TrustRegionConfig, "fisher", "empirical", "hessian", "one of gauss_newton, hessian"),
+    (TrustRegionConfig, "fisher_fraction", 0.0, 0.01, "above 0 and at most 1"),
+    (TrustRegionConfig, "fisher_fraction", 1.1, 1.0, "above 0 and at most 1"),
+    (TrustRegionConfig, "micro_batch", -1, 0, "at least 0"),
+    (CriticConfig, "hidden_sizes", (0,), (1,), "at least 1"),
+    (CriticConfig, "activation", "gelu", "relu", "one of tanh, relu, elu, silu"),
+    (CriticConfig, "learning_rate", 0.0, 1e-9, "above 0"),
+    (CriticConfig, "epochs", 0, 1, "at least 1"),
+    (CriticConfig, "minibatch_size", 0, 1, "at least 1"),
+    (RunConfig, "total_steps", 0, 1, "at least 1"),
+    (RunConfig, "steps_per_iteration", 0, 1, "at least 1"),
+    (RunConfig, "evaluate_every", -1, 0, "at least 0"),
+    (RunConfig, "evaluation_episodes", -1, 0, "at least 0"),
+    (RunConfig, "checkpoint_every", -1, 0, "at least 0"),
+    (RunConfig, "keep_checkpoints", 0, 1, "at least 1"),
+    (RunConfig, "threads", 0, 1, "at least 1"),
+]
+
+
+@pytest.mark.parametrize(("section", "name", "refused", "allowed", "words"), EDGES)
+def test_a_value_out_of_range_is_refused_in_words_and_the_nearest_in_range_is_not(
+    section, name, refused, allowed, words
+):
+    key = f"{section.path}.{name}".lstrip(".")
+    with pytest.raises(UserError, match=f"^{key} must be {words}.*, got "):
+        section(**{name: refused})
+    assert getattr(section(**{name: allowed}), name) == allowed
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["max_kl", "cg_tolerance", "damping", "backtrack_factor", "fisher_fraction"])
+def test_no_number_may_be_infinite_or_nan(name, number):
+    with pytest.raises(UserError, match=f"trust_region.{name}"):
+        TrustRegionConfig(**{name: number})
+
+
+def test_every_key_has_a_line_of_help():
+    assert all(field.metadata["text"] for _, field in fields_by_key())
+
+
+def test_a_configuration_is_plain_data():
+    assert json.loads(json.dumps(dataclasses.asdict(Config())))["trust_region"]["max_kl"] == 0.01

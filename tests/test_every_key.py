@@ -1,0 +1,127 @@
+"""No key is without effect: a changed value changes the policy, or something else that can be seen."""
+
+import pytest
+import torch
+from runs import TINY, checkpoints, compose, fingerprints, rows
+
+from trpo.config import UserError, fields_by_key
+from trpo.record import progress
+from trpo.run import train
+from trpo.train import resolve_device
+
+# Keys that change what is learned: a changed value changes the policy within two iterations.
+# The problem is Pendulum; CARTPOLE where only CartPole has what the key is about.
+CARTPOLE = "env.id=CartPole-v1"
+LEARNED = {
+    "seed": ["seed=1"],
+    "env.id": ["env.id=MountainCarContinuous-v0"],
+    "env.backend": ["env.backend=vector", CARTPOLE],  # its starts come from one seed, not from one per episode
+    "env.num_envs": ["env.num_envs=3"],
+    "env.kwargs": ["+env.kwargs.g=1.0"],  # Pendulum's gravity
+    "policy.hidden_sizes": ["policy.hidden_sizes=[8,8]"],
+    "policy.activation": ["policy.activation=relu"],
+    "policy.initial_log_std": ["policy.initial_log_std=0.0"],
+    "policy.min_log_std": ["policy.min_log_std=-1.0"],
+    "normalize.observations": ["normalize.observations=false"],
+    "normalize.rewards": ["normalize.rewards=false"],
+    "normalize.advantages": ["normalize.advantages=false"],
+    "advantage.gamma": ["advantage.gamma=0.5"],
+    "advantage.lam": ["advantage.lam=0.5"],
+    "trust_region.max_kl": ["trust_region.max_kl=0.02"],
+    "trust_region.cg_iterations": ["trust_region.cg_iterations=1"],
+    "trust_region.cg_tolerance": ["trust_region.cg_tolerance=0.5"],
+    "trust_region.damping": ["trust_region.damping=0.5"],
+    "trust_region.max_backtracks": ["trust_region.max_backtracks=0"],  # full steps miss the bound by a few per cent
+    "trust_region.backtrack_factor": [
+        "trust_region.backtrack_factor=0.99",
+        "trust_region.max_kl=0.1",
+    ],  # a full step far out
+    "trust_region.fisher": ["trust_region.fisher=hessian"],  # in the last bits
+    "trust_region.fisher_fraction": ["trust_region.fisher_fraction=0.5"],
+    "trust_region.micro_batch": ["trust_region.micro_batch=7"],  # in the last bits
+    "critic.hidden_sizes": ["critic.hidden_sizes=[9]"],
+    "critic.activation": ["critic.activation=relu"],
+    "critic.learning_rate": ["critic.learning_rate=0.01"],
+    "critic.epochs": ["critic.epochs=3"],
+    "critic.minibatch_size": ["critic.minibatch_size=8"],
+    "run.steps_per_iteration": ["run.steps_per_iteration=48"],
+}
+
+TINY_PENDULUM = ("env.id=Pendulum-v1", *TINY, "run.evaluation_episodes=0")
+
+
+def trained(directory, *overrides):
+    config = compose(*TINY_PENDULUM, *overrides)
+    train(config, directory, [])
+    return directory
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_key_of_learning_changes_the_policy(name, tmp_path):
+    override, *context = LEARNED[name]
+    before, after = trained(tmp_path / "before", *context), trained(tmp_path / "after", *context, override)
+    assert fingerprints(before)[-1] != fingerprints(after)[-1]
+
+
+def device_of(config, directory):
+    try:
+        return resolve_device(config).type
+    except UserError:
+        return "refused"
+
+
+def run_of(config, directory):
+    train(config, directory, [])
+    return directory
+
+
+def bar_is_shown(config, directory):
+    with progress.Progress(config) as shown:
+        return not shown.bar.disable
+
+
+def threads_after(config, directory):
+    run_of(config, directory)
+    return torch.get_num_threads()
+
+
+def evaluated_rows(config, directory):
+    return ["evaluation/return_mean" in row for row in rows(run_of(config, directory))]
+
+
+# The other keys: what is seen elsewhere, with two values that must show differently.
+SEEN = {
+    "device": (device_of, ["device=cpu"], ["device=cuda:99"]),
+    "record.progress": (bar_is_shown, ["record.progress=true"], ["record.progress=false"]),
+    "run.total_steps": (lambda c, d: len(rows(run_of(c, d))), ["run.total_steps=96"], ["run.total_steps=128"]),
+    "run.evaluate_every": (
+        evaluated_rows,
+        ["run.evaluation_episodes=1", "run.evaluate_every=0"],
+        ["run.evaluation_episodes=1", "run.evaluate_every=32"],
+    ),
+    "run.evaluation_episodes": (evaluated_rows, ["run.evaluation_episodes=0"], ["run.evaluation_episodes=1"]),
+    "run.checkpoint_every": (
+        lambda c, d: len(checkpoints(run_of(c, d))),
+        ["run.checkpoint_every=0"],
+        ["run.checkpoint_every=32"],
+    ),
+    "run.keep_checkpoints": (
+        lambda c, d: len(checkpoints(run_of(c, d))),
+        ["run.checkpoint_every=32", "run.keep_checkpoints=1"],
+        ["run.checkpoint_every=32", "run.keep_checkpoints=2"],
+    ),
+    "run.threads": (threads_after, ["run.threads=1"], ["run.threads=2"]),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_key_of_running_changes_what_is_seen(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    look, overrides, changed = SEEN[name]
+    before = look(compose(*TINY_PENDULUM, *overrides), tmp_path / "before")
+    after = look(compose(*TINY_PENDULUM, *changed), tmp_path / "after")
+    assert before != after
+
+
+def test_every_key_is_in_one_of_the_two_tables():
+    assert sorted([*LEARNED, *SEEN]) == sorted(name for name, _ in fields_by_key())

@@ -1,0 +1,161 @@
+"""Sweeps and directories: one whole run per job, whatever becomes of the others."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from runs import TINY, checkpoints, everything_below, fingerprints, summary, train_tiny
+
+from trpo import cli
+from trpo.config import Config, UserError
+from trpo.launch import compose_jobs, load_config, register_schema, slug, to_config
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sweep(*arguments):
+    return cli.train(["-m", *TINY, "run.evaluation_episodes=0", "hydra.sweep.dir=sweep", *arguments])
+
+
+def jobs_of(directory):
+    return sorted(filter(Path.is_dir, directory.iterdir()), key=lambda job: int(job.name.split("_")[0]))
+
+
+def test_a_sweep_makes_one_whole_run_per_combination_and_nothing_else(elsewhere):
+    assert sweep("task=cartpole,acrobot", "seed=0,1") == 0
+    jobs = jobs_of(elsewhere / "sweep")
+    configs = [load_config(job / "config.yaml") for job in jobs]
+    assert [(config.env.id, config.seed) for config in configs] == [
+        ("CartPole-v1", 0),
+        ("CartPole-v1", 1),
+        ("Acrobot-v1", 0),
+        ("Acrobot-v1", 1),
+    ]
+    assert all(summary(job)["exit_reason"] == "finished" for job in jobs)
+    assert all(len(checkpoints(job)) == 1 for job in jobs)
+    assert len({tuple(fingerprints(job)) for job in jobs}) == 4
+    assert list(elsewhere.iterdir()) == [elsewhere / "sweep"]
+
+
+def test_a_job_of_a_sweep_equals_the_same_job_alone(elsewhere):
+    assert sweep("task=cartpole,acrobot", "seed=0,1") == 0
+    assert train_tiny("alone", "run.evaluation_episodes=0", "seed=1", task="acrobot") == 0
+    assert fingerprints(jobs_of(elsewhere / "sweep")[3]) == fingerprints(elsewhere / "alone")
+
+
+def test_a_job_that_fails_while_running_does_not_stop_the_others(elsewhere, capsys):
+    assert sweep("env.id=CartPole-v1,broken:Raising-v0,Acrobot-v1") == 1
+    first, failed, last = jobs_of(elsewhere / "sweep")
+    assert summary(first)["exit_reason"] == summary(last)["exit_reason"] == "finished"
+    assert not (failed / "summary.json").exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the simulator fell over" in line
+    assert str(failed / "train.log") in line
+
+
+def test_the_log_of_a_job_holds_nothing_of_the_others(elsewhere):
+    sweep("env.id=CartPole-v1,Acrobot-v1")
+    first, last = ((job / "train.log").read_text() for job in jobs_of(elsewhere / "sweep"))
+    assert "CartPole-v1" in first
+    assert "Acrobot-v1" not in first
+    assert "CartPole-v1" not in last
+
+
+def test_runs_started_at_the_same_moment_with_other_seeds_have_other_directories(elsewhere):
+    for seed in (0, 1):
+        cli.train(["task=cartpole", *TINY, "run.evaluation_episodes=0", f"seed={seed}"])
+    runs = list((elsewhere / "runs" / "CartPole-v1").iterdir())
+    assert sorted(run.name.split("_")[0] for run in runs) == ["seed0", "seed1"]
+
+
+def test_the_overrides_are_recorded_as_typed(elsewhere):
+    train_tiny("run", "run.evaluation_episodes=0", "+env.kwargs.sutton_barto_reward=true")
+    typed = yaml.safe_load((elsewhere / "run" / "overrides.yaml").read_text())
+    assert typed == ["task=cartpole", *TINY, "run.evaluation_episodes=0", "+env.kwargs.sutton_barto_reward=true"]
+
+
+def test_a_recorded_configuration_loads_equal(elsewhere):
+    changes = [
+        "seed=4",
+        "policy.hidden_sizes=[5,6,7]",
+        "+env.kwargs.sutton_barto_reward=true",
+        "normalize.rewards=false",
+    ]
+    register_schema()
+    (job,) = compose_jobs(["task=cartpole", *TINY, *changes], None, multirun=False)
+    train_tiny("run", *changes)
+    loaded = load_config(elsewhere / "run" / "config.yaml")
+    assert isinstance(loaded, Config)
+    assert loaded == to_config(job)
+
+
+def test_a_recorded_configuration_is_resolved(elsewhere):
+    train_tiny("run", "seed=3", "run.evaluation_episodes=${seed}")
+    recorded = yaml.safe_load((elsewhere / "run" / "config.yaml").read_text())
+    assert recorded["run"]["evaluation_episodes"] == 3
+
+
+def test_a_run_can_be_repeated_from_its_recorded_overrides(elsewhere):
+    train_tiny("first", "seed=5", "critic.epochs=3")
+    recorded = yaml.safe_load((elsewhere / "first" / "overrides.yaml").read_text())
+    assert cli.train([*recorded, "hydra.run.dir=second"]) == 0
+    assert fingerprints(elsewhere / "first") == fingerprints(elsewhere / "second")
+
+
+# What a damaged config.yaml holds.
+DAMAGED = {
+    "nothing of ours": "colour: red\n",
+    "no YAML": "seed: [1,\n",
+    "a wrong type": "seed: many\n",
+    "out of range": "trust_region: {max_kl: -1.0}\n",
+    "a list": "- 1\n- 2\n",
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_recorded_configuration_is_a_mistake_in_one_line(elsewhere, text):
+    (elsewhere / "config.yaml").write_text(text)
+    with pytest.raises(UserError) as refused:
+        load_config(elsewhere / "config.yaml")
+    assert "\n" not in str(refused.value)
+
+
+def test_tasks_of_ones_own_come_from_a_directory(elsewhere):
+    (elsewhere / "mine" / "task").mkdir(parents=True)
+    (elsewhere / "mine" / "task" / "own.yaml").write_text("# @package _global_\nenv: {id: Acrobot-v1}\nseed: 9\n")
+    assert train_tiny("run", "run.evaluation_episodes=0", task="own", flags=["--config-dir", "mine"]) == 0
+    loaded = load_config(elsewhere / "run" / "config.yaml")
+    assert (loaded.env.id, loaded.seed) == ("Acrobot-v1", 9)
+
+
+def test_composing_makes_nothing(elsewhere):
+    register_schema()
+    jobs = compose_jobs(["task=cartpole", "seed=0,1,2"], None, multirun=True)
+    assert [to_config(job).seed for job in jobs] == [0, 1, 2]
+    assert everything_below(elsewhere) == []
+
+
+# A text, and the one safe part of a path that it becomes.
+SLUGS = [
+    ("CartPole-v1", "CartPole-v1"),
+    ("ALE/Pong-v5", "ALE-Pong-v5"),
+    ("package:Name-v0", "package-Name-v0"),
+    ("seed=3,trust_region.max_kl=0.02", "seed=3-trust_region.max_kl=0.02"),
+    ("../../etc", "..-..-etc"),
+    ("", "default"),
+    ("x" * 300, "x" * 100),
+]
+
+
+@pytest.mark.parametrize(("text", "name"), SLUGS)
+def test_a_slug_is_one_safe_part_of_a_path(text, name):
+    assert slug(text) == name
+
+
+def test_the_working_directory_stays(elsewhere):
+    train_tiny("run", "run.evaluation_episodes=0")
+    assert Path.cwd() == elsewhere

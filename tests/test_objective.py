@@ -1,0 +1,168 @@
+import oracles
+import pytest
+import torch
+from oracles import DISTRIBUTIONS, normal, random_batch, random_policy
+
+from trpo.models.distributions import DiagonalGaussian
+from trpo.models.normalizer import ObservationNormalizer
+from trpo.numerics.params import flatten
+from trpo.objective import Objective, subsample
+
+SAMPLES = 24
+MICRO_BATCHES = [1, 5, 8, 23, 24, 100]  # one row each; with and without a remainder; all; more than all
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+
+
+@pytest.fixture(params=DISTRIBUTIONS)
+def policy(request):
+    return random_policy(DISTRIBUTIONS[request.param])
+
+
+@pytest.fixture
+def batch(policy):
+    return random_batch(policy, samples=SAMPLES)
+
+
+@pytest.fixture
+def candidate(policy):
+    """A θ at some distance from θ_old."""
+    theta = flatten(policy)
+    return theta + 0.1 * normal(len(theta), seed=5)
+
+
+def products(objective):
+    return torch.stack([objective.fisher_product(v) for v in normal(3, len(objective.theta), seed=4)])
+
+
+@pytest.mark.parametrize("micro_batch", [0, 7])
+def test_gradient_is_that_of_the_surrogate_of_torch_distributions(policy, batch, micro_batch):
+    theta = flatten(policy).requires_grad_()
+    (expected,) = torch.autograd.grad(oracles.surrogate(policy, theta, batch), theta)
+    torch.testing.assert_close(Objective(policy, batch, micro_batch=micro_batch).gradient(), expected, **EXACT)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 7])
+@pytest.mark.parametrize("fisher", ["gauss_newton", "hessian"])
+def test_fisher_product_is_the_dense_one(policy, batch, fisher, micro_batch):
+    objective = Objective(policy, batch, fisher=fisher, micro_batch=micro_batch)
+    F = oracles.dense_fisher(policy, flatten(policy), batch.observations)
+    H = oracles.dense_kl_hessian(policy, flatten(policy), batch.observations, batch.old_parameters)
+    vectors = normal(3, len(F), seed=4)
+    torch.testing.assert_close(products(objective), vectors @ F, **EXACT)
+    torch.testing.assert_close(products(objective), vectors @ H, **EXACT)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 7])
+def test_evaluation_is_that_of_torch_distributions(policy, batch, candidate, micro_batch):
+    new = oracles.at(policy, candidate, batch.observations)
+    kl = oracles.kl(policy.distribution, batch.old_parameters, new)
+    reverse = oracles.kl(policy.distribution, new, batch.old_parameters)
+    improvement = oracles.surrogate(policy, candidate, batch) - batch.advantages.mean()
+    evaluation = Objective(policy, batch, micro_batch=micro_batch).evaluate(candidate)
+    expected = [improvement, kl.mean(), reverse.mean(), kl.max()]
+    assert list(evaluation) == pytest.approx([value.item() for value in expected], rel=1e-9)
+
+
+def test_evaluation_at_theta_old_is_zero_to_the_last_bit(policy, batch):
+    assert list(Objective(policy, batch).evaluate(flatten(policy))) == [0.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("micro_batch", MICRO_BATCHES)
+@pytest.mark.parametrize("fisher", ["gauss_newton", "hessian"])
+def test_micro_batches_of_any_size_equal_the_whole(policy, batch, candidate, fisher, micro_batch):
+    whole = Objective(policy, batch, fisher=fisher)
+    parts = Objective(policy, batch, fisher=fisher, micro_batch=micro_batch)
+    assert max(len(piece.actions) for piece in parts.pieces) <= micro_batch
+    torch.testing.assert_close(parts.gradient(), whole.gradient(), **EXACT)
+    torch.testing.assert_close(products(parts), products(whole), **EXACT)
+    assert list(parts.evaluate(candidate)) == pytest.approx(list(whole.evaluate(candidate)), rel=1e-10)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 7])
+def test_gradient_and_products_may_be_asked_for_in_any_order_and_again(policy, batch, micro_batch):
+    first = Objective(policy, batch, micro_batch=micro_batch)
+    gradient, product, kl = first.gradient(), products(first), first.kl_and_gradient()
+    second = Objective(policy, batch, micro_batch=micro_batch)
+    for _ in range(2):
+        assert torch.equal(products(second), product)
+        assert torch.equal(second.kl_and_gradient()[1], kl[1])
+        assert torch.equal(second.gradient(), gradient)
+
+
+def test_nothing_writes_to_the_policy_or_leaves_gradients_in_it(policy, batch, candidate):
+    before = flatten(policy)
+    objective = Objective(policy, batch)
+    objective.gradient(), products(objective), objective.evaluate(candidate), objective.kl_and_gradient()
+    assert torch.equal(flatten(policy), before)
+    assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+@pytest.mark.parametrize("micro_batch", [0, 7])
+def test_kl_and_its_gradient_are_zero_at_theta_old(policy, batch, micro_batch):
+    value, gradient = Objective(policy, batch, micro_batch=micro_batch).kl_and_gradient()
+    assert value == pytest.approx(0.0, abs=1e-15)
+    assert gradient.abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("micro_batch", [0, 7])
+def test_kl_and_its_gradient_see_old_parameters_of_another_policy(policy, batch, micro_batch):
+    shifted = batch._replace(old_parameters=policy(batch.observations + 1e-3).detach())
+    theta = flatten(policy).requires_grad_()
+    new = oracles.at(policy, theta, batch.observations)
+    kl = oracles.kl(policy.distribution, shifted.old_parameters, new).mean()
+    value, gradient = Objective(policy, shifted, micro_batch=micro_batch).kl_and_gradient()
+    assert value == pytest.approx(kl.item(), rel=1e-6)
+    torch.testing.assert_close(gradient, torch.autograd.grad(kl, theta)[0], rtol=1e-8, atol=1e-12)
+    assert gradient.norm() > 1e-5
+
+
+@pytest.mark.parametrize("micro_batch", [0, 7])
+def test_kl_and_surrogate_of_a_candidate_can_be_differentiated_twice(policy, batch, candidate, micro_batch):
+    objective = Objective(policy, batch, micro_batch=micro_batch)
+    distribution, s = policy.distribution, batch.observations
+    kl = lambda theta: oracles.kl(distribution, batch.old_parameters, oracles.at(policy, theta, s)).mean()  # noqa: E731
+    gain = lambda theta: oracles.surrogate(policy, theta, batch) - batch.advantages.mean()  # noqa: E731
+    for ours, expected in [(objective.kl, kl), (objective.surrogate_gain, gain)]:
+        torch.testing.assert_close(ours(candidate), expected(candidate), **EXACT)
+        hessian = torch.autograd.functional.hessian(ours, candidate)
+        torch.testing.assert_close(hessian, torch.autograd.functional.hessian(expected, candidate), **EXACT)
+
+
+def test_statistics_that_moved_between_acting_and_updating_show_in_the_kl():
+    policy = random_policy(DiagonalGaussian(2), dtype=torch.float32)
+    raw = normal(500, oracles.OBSERVATION_SIZE, seed=1, dtype=torch.float32)
+    normalizer = ObservationNormalizer(oracles.OBSERVATION_SIZE)
+    normalizer.update(raw)
+    batch = random_batch(policy, samples=500)._replace(observations=normalizer(raw))
+    with torch.no_grad():
+        same = batch._replace(old_parameters=policy(normalizer(raw)))
+        normalizer.shift += 0.01
+        moved = batch._replace(old_parameters=policy(normalizer(raw)))
+    assert Objective(policy, same).kl_and_gradient()[0] == 0.0
+    assert Objective(policy, moved).kl_and_gradient()[0] > 1e-6
+
+
+def test_float32_policies_get_float64_averages_and_float32_vectors():
+    policy = random_policy(DiagonalGaussian(2), dtype=torch.float32)
+    batch = random_batch(policy, samples=SAMPLES)
+    theta = flatten(policy)
+    objective = Objective(policy, batch)
+    new = oracles.at(policy, theta + 0.01, batch.observations).double()
+    expected = oracles.kl(policy.distribution, batch.old_parameters.double(), new).mean().item()
+    assert objective.evaluate(theta + 0.01).kl == pytest.approx(expected, rel=1e-9)
+    assert objective.gradient().dtype == objective.fisher_product(theta).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("fraction", "rows"),
+    [
+        (1.0, list(range(10))),
+        (0.5, [0, 2, 4, 6, 8]),
+        (0.3, [0, 3, 6]),  # 0, 10/3, 20/3 rounded down
+        (0.01, [0]),  # at least one
+    ],
+)
+def test_a_subsample_is_the_same_evenly_spaced_rows_of_every_column(fraction, rows):
+    batch = random_batch(random_policy(DiagonalGaussian(2)), samples=10)
+    for column, part in zip(batch, subsample(batch, fraction), strict=True):
+        assert torch.equal(part, column[rows])

@@ -1,0 +1,121 @@
+"""A signal asks for an orderly end: the iteration is finished, saved and summed up."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from runs import TINY, checkpoints, environment_variables, rows, summary
+
+from trpo.record import checkpoint
+from trpo.signals import StopRequest
+
+ENDLESS = ["task=cartpole", *TINY, "run.total_steps=100_000_000", "run.evaluate_every=0", "run.checkpoint_every=0"]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts an endless run, and sees to its end."""
+    processes = []
+
+    def start(*arguments, flags=()):
+        command = [sys.executable, "-m", "trpo", *flags, *ENDLESS, *arguments]
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, cwd=tmp_path, env=environment_variables(), text=True, **streams))
+        return processes[-1]
+
+    yield start
+    for training in processes:
+        training.kill()
+        training.wait()
+
+
+def stop(training, number, when):
+    """Send a signal when something has happened; return what the process said on stderr."""
+    deadline = time.monotonic() + 30
+    while not when():
+        assert training.poll() is None, "it ended by itself"
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+    training.send_signal(number)
+    return training.communicate(timeout=30)[1]
+
+
+def has_lines(file, count):
+    return file.exists() and file.read_text().count("\n") >= count
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint_and_a_summary(number, code, start, tmp_path):
+    run = tmp_path / "run"
+    training = start("hydra.run.dir=run")
+    errors = stop(training, number, lambda: has_lines(run / "metrics.jsonl", 2))
+    assert (training.returncode, errors) == (code, "")
+    assert summary(run)["exit_reason"] == number.name
+    last = rows(run)[-1]
+    assert summary(run)["env_steps"] == last["env_steps"]
+    assert summary(run)["iterations"] == last["iteration"]
+    (saved,) = checkpoints(run)
+    assert checkpoint.load(saved)["env_steps"] == last["env_steps"]
+
+
+def test_a_signal_during_the_warm_up_still_leaves_a_checkpoint_and_a_summary(start, tmp_path):
+    run = tmp_path / "run"
+    training = start("hydra.run.dir=run", "run.steps_per_iteration=5_000", "critic.minibatch_size=5_000")
+    stop(training, signal.SIGTERM, lambda: has_lines(run / "train.log", 2))
+    assert training.returncode == 143
+    assert summary(run)["iterations"] == 1
+    assert len(checkpoints(run)) == 1
+
+
+def test_a_signal_ends_a_sweep_after_the_job_under_way(start, tmp_path):
+    first = tmp_path / "sweep" / "0"
+    training = start("hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}", "seed=0,1", flags=["-m"])
+    errors = stop(training, signal.SIGTERM, lambda: has_lines(first / "metrics.jsonl", 2))
+    assert (training.returncode, errors) == (143, "")
+    assert summary(first)["exit_reason"] == "SIGTERM"
+    assert not (tmp_path / "sweep" / "1").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_only_remembered(number):
+    with StopRequest() as stop:
+        assert (stop.requested, stop.reason) == (False, None)
+        signal.raise_signal(number)
+        assert (stop.requested, stop.reason) == (True, number.name)
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    with StopRequest():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_repeated_sigterm_stays_a_request():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.reason == "SIGTERM"
+
+
+def test_the_handlers_of_before_come_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with StopRequest():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_another_thread_can_run_without_handling_signals():
+    requested = []
+
+    def enter():
+        with StopRequest() as stop:
+            requested.append(stop.requested)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert requested == [False]

@@ -74,4 +74,4 @@ class Faulty(gymnasium.Env):
         return observation, reward
 
 
-gymnasium.register("Faulty-v0", Faulty)
+gymnasium.register("Faulty-v0", "faulty:Faulty")

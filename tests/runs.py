@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from trpo import cli
-from trpo.launch import compose_jobs, register_schema, to_config
+from trpo.compose import compose_jobs, register_schema, to_config
 from trpo.models.agent import Agent, make_agent
 from trpo.record import checkpoint
-from trpo.sampling.environments import check_environment
+from trpo.sampling.making import check_environment
 
 TESTS = Path(__file__).parent
 SCRIPTS = Path(sys.executable).parent

@@ -7,6 +7,7 @@ import gymnasium
 import pytest
 from runs import compose
 
+from trpo.compose import tasks
 from trpo.config import (
     AdvantageConfig,
     Config,
@@ -20,7 +21,6 @@ from trpo.config import (
     UserError,
     fields_by_key,
 )
-from trpo.launch import tasks
 
 SECTIONS = [
     Config,

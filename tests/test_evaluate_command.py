@@ -8,7 +8,7 @@ import torch
 from runs import agent_of, checkpoints, refusal, train_tiny
 
 from trpo import cli
-from trpo.launch import load_config
+from trpo.compose import load_config
 from trpo.record import checkpoint
 from trpo.sampling import evaluation
 

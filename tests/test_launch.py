@@ -7,8 +7,8 @@ import yaml
 from runs import TINY, checkpoints, everything_below, fingerprints, summary, train_tiny
 
 from trpo import cli
+from trpo.compose import compose_jobs, load_config, register_schema, slug, to_config
 from trpo.config import Config, UserError
-from trpo.launch import compose_jobs, load_config, register_schema, slug, to_config
 
 
 @pytest.fixture(autouse=True)

@@ -154,7 +154,7 @@ def test_two_iterations_run_on_every_supported_space(observation_space, action_s
     )
     with closing(Trainer(config)) as trainer:
         trainer.warm_up()
-        rows = [trainer.iterate() for _ in range(2)]
+        rows = [trainer.iterate().row for _ in range(2)]
         assert trainer.evaluate()["length_mean"] == 5
     assert [row["env_steps"] for row in rows] == [128, 192]
     assert rows[-1]["rollout/episodes"] > 0
@@ -168,7 +168,7 @@ def test_two_iterations_run_on_every_supported_space(observation_space, action_s
 def test_statistics_and_counts_see_steps_only(backend):
     with closing(Trainer(config_for("Counting-v0", backend=backend, normalize=NormalizeConfig()))) as trainer:
         trainer.warm_up()
-        rows = [trainer.iterate() for _ in range(3)]
+        rows = [trainer.iterate().row for _ in range(3)]
     normalizer, reward_scale = trainer.agent.normalizer, trainer.agent.reward_scale
     assert sum(row["rollout/episodes"] for row in rows) > 10
     assert (trainer.env_steps == 4 * 256) is (backend != "vector")
@@ -182,7 +182,7 @@ def test_logged_returns_are_raw():
     """Endless gives 1 three times; with γ = 0.5 its rewards are scaled by about 3."""
     with closing(Trainer(config_for("Endless-v0", normalize=NormalizeConfig()))) as trainer:
         trainer.warm_up()
-        row = trainer.iterate()
+        row = trainer.iterate().row
     assert row["rollout/episode_return"] == 3.0
     assert row["rollout/episode_length"] == 3.0
 
@@ -197,7 +197,7 @@ def test_statistics_are_frozen_until_the_policy_step_is_done(monkeypatch):
         trainer.warm_up()
         twin.warm_up()
         rollout = twin.collector.collect(twin.agent)
-        row = trainer.iterate()
+        row = trainer.iterate().row
     raw = rollout.observations[rollout.valid]
     acted_on = twin.agent.normalize(raw)
     twin.agent.normalizer.update(raw)
@@ -214,7 +214,7 @@ def test_a_run_is_its_seed_whatever_the_backend_of_single_environments():
     for seed, backend in ((1, "sync"), (1, "sync"), (1, "async"), (2, "sync")):
         config = dataclasses.replace(config_for("Matched-v0", backend=backend, steps=32), seed=seed)
         with closing(Trainer(config)) as trainer:
-            rows = [trainer.iterate() for _ in range(3)]
+            rows = [trainer.iterate().row for _ in range(3)]
         runs.append([(row["fingerprint"], row["critic/loss_after"], row["rollout/episode_return"]) for row in rows])
     assert runs[0] == runs[1] == runs[2]
     assert runs[0][0] != runs[3][0]

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from trpo.compose import load_config, tasks
 from trpo.config import FINITE, UserError, describe_range, first_line
 from trpo.keys import fields_by_key
-from trpo.launch import launch, load_config, tasks
+from trpo.launch import launch, refuse
 from trpo.models.agent import Agent, make_agent
 from trpo.record import checkpoint, run_directory
 from trpo.sampling.evaluation import Evaluation
@@ -118,8 +119,8 @@ def range_of(field: Field) -> str:
 def evaluate_command(arguments: list[str]) -> int:
     """Evaluate the agent of a run directory and print its returns."""
     options = evaluation_parser().parse_args(arguments)
-    if options.episodes < 1:
-        raise UserError(f"--episodes must be at least 1, got {options.episodes}")
+    if options.episodes < 1 or options.seed < 0:
+        raise UserError(f"--episodes must be at least 1 and --seed at least 0: {options.episodes}, {options.seed}")
     run_directory.check_is_run(options.run_directory)
     config = load_config(options.run_directory / run_directory.CONFIG)
     file, state = read_checkpoint(options.run_directory / run_directory.CHECKPOINTS, options.checkpoint)
@@ -155,6 +156,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
         prog="trpo-evaluate",
         description="Returns of a trained agent: mean ± standard deviation over episodes.",
     )
+    parser.error = refuse  # type: ignore[method-assign]
     parser.add_argument("run_directory", type=Path, metavar="RUN_DIR", help="where trpo-train wrote the run")
     parser.add_argument("--episodes", type=int, default=20, help="how many (default: 20)")
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the mode")
@@ -201,6 +203,7 @@ def report_command(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="trpo-report", description="Runs, or a whole sweep, to figures, tables and one self-contained HTML page."
     )
+    parser.error = refuse  # type: ignore[method-assign]
     parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="runs, or folders that hold runs")
     parser.add_argument("--output", type=Path, default=Path("report"), metavar="DIR", help="default: report")
     options = parser.parse_args(arguments)

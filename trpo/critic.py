@@ -1,5 +1,6 @@
 """One value fit: minibatch Adam on the squared error to the λ-returns."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -41,20 +42,26 @@ def fit_critic(
     before the optimiser has seen a loss that is not finite.
     """
     before = assess(critic, observations, returns)
+    check_loss(before[0], returns)
     for _ in range(config.epochs):
         order = torch.randperm(len(returns), generator=generator).to(returns.device)
         for rows in order.split(config.minibatch_size):
             loss = (critic(observations[rows]) - returns[rows]).square().mean()
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the critic's loss is {loss.item()}: its targets reach {returns.abs().max().item():.3g}; "
-                    "check the rewards' scale, turn on normalize.rewards or lower critic.learning_rate"
-                )
+            check_loss(float(loss.detach()), returns)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     after = assess(critic, observations, returns)
     return FitInfo(before[0], after[0], before[1], after[1])
+
+
+def check_loss(loss: float, returns: Tensor) -> None:
+    """Raise `FloatingPointError` if a loss is not finite."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the critic's loss is {loss}: its targets reach {float(returns.abs().max()):.3g}; "
+            "check the rewards' scale, turn on normalize.rewards or lower critic.learning_rate"
+        )
 
 
 @torch.no_grad()

@@ -200,12 +200,12 @@ def announce(trainer: Trainer, directory: Path) -> None:
     """Say what is about to run, where, and how long."""
     config, run = trainer.config, trainer.config.run
     size = trainer.collector.steps * config.env.num_envs
-    iterations = math.ceil(run.total_steps / size)
+    rollouts = max(math.ceil(run.total_steps / size), 1 + trainer.warms_up)
     console.info("%s, seed %d, in %s", config.env.id, config.seed, directory)
     console.info(
         "%s steps (%s asked) in iterations of %s, %d environments (%s), %s policy parameters on %s, "
         "%d torch thread(s) for updates",
-        *(f"{iterations * size:,}", f"{run.total_steps:,}", f"{size:,}"),
+        *(f"{rollouts * size:,}", f"{run.total_steps:,}", f"{size:,}"),
         *(config.env.num_envs, config.env.backend),
         *(f"{len(flatten(trainer.agent.policy)):,}", trainer.device, run.threads),
     )

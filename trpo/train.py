@@ -45,7 +45,14 @@ class Trainer:
         torch.set_num_threads(config.run.threads)
         torch.use_deterministic_algorithms(config.run.deterministic)
         self.environments = Environments(config.env, config.seed)
-        interface = self.environments.interface
+        try:
+            self._make_parts()
+        except BaseException:
+            self.environments.close()
+            raise
+
+    def _make_parts(self) -> None:
+        config, interface = self.config, self.environments.interface
         self.agent = make_agent(
             config,
             observation_size=interface.observation_size,
@@ -62,12 +69,17 @@ class Trainer:
         self.iteration = 0
         self.env_steps = 0
 
+    @property
+    def warms_up(self) -> bool:
+        """Whether there are running statistics to start."""
+        return self.agent.normalizer is not None or self.agent.reward_scale is not None
+
     def warm_up(self) -> None:
         """Give the running statistics one rollout of the first policy, before its first step.
 
         Without it they would jump after the first iteration, and the policy with them: by 1.7 to 2.8 δ.
         """
-        if self.agent.normalizer is None and self.agent.reward_scale is None:
+        if not self.warms_up:
             return
         rollout = self.collector.collect(self.agent)
         self.env_steps += rollout.size
@@ -191,6 +203,8 @@ def resolve_device(config: Config) -> torch.device:
     try:
         device = torch.device(config.device)
         torch.empty(0, device=device)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("no such device for training")
     except (RuntimeError, AssertionError) as error:
         there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         raise UserError(f"device={config.device} does not exist; there is: {', '.join(there)}") from error

@@ -4,8 +4,8 @@ import pytest
 import torch
 from runs import agent_of, checkpoints, fingerprints, rows, same_tensors, summary, train_tiny
 
+from trpo.compose import load_config
 from trpo.config import UserError
-from trpo.launch import load_config
 from trpo.record import checkpoint
 from trpo.train import fingerprint
 

@@ -102,7 +102,7 @@ def test_every_line_of_every_chart_is_exactly_one_tag_of_the_run(events):
 
 
 def test_a_row_can_be_read_as_soon_as_it_is_written(tmp_path):
-    with Logger(tmp_path) as logger:
+    with Logger(tmp_path, {}) as logger:
         logger.write({"env_steps": 5, "outcome": "accepted", "trust_region/kl": 0.25}, env_steps=5)
         assert rows(tmp_path) == [{"env_steps": 5, "outcome": "accepted", "trust_region/kl": 0.25}]
         events = EventAccumulator(str(tmp_path)).Reload()
@@ -111,7 +111,7 @@ def test_a_row_can_be_read_as_soon_as_it_is_written(tmp_path):
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_a_number_that_json_does_not_have_is_refused_and_the_file_stays_whole(tmp_path, number):
-    with Logger(tmp_path) as logger:
+    with Logger(tmp_path, {}) as logger:
         logger.write({"a/b": 1.0}, env_steps=1)
         with pytest.raises(ValueError, match="JSON"):
             logger.write({"a/b": number}, env_steps=2)

@@ -11,8 +11,8 @@ from trpo import seeds
 from trpo.config import Config, CriticConfig, EnvConfig, PolicyConfig
 from trpo.models.agent import make_agent
 from trpo.sampling import evaluation
-from trpo.sampling.environments import check_environment
 from trpo.sampling.evaluation import Evaluation, evaluate
+from trpo.sampling.making import check_environment
 
 
 def agent_for(env, *, seed=0):

@@ -23,6 +23,8 @@ class RunningMoments(nn.Module):
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
         """Take in rows (N, size). With nothing seen before, the moments become those of the rows."""
+        if len(rows) == 0:
+            return
         rows = rows.double()
         count, total = len(rows), self.count + len(rows)
         delta = rows.mean(0) - self.mean

@@ -31,8 +31,9 @@ def check_free(directory: Path) -> None:
     for name in (CONFIG, METRICS, SUMMARY, CHECKPOINTS):
         if (directory / name).exists():
             raise UserError(f"{directory} already holds a run ({name}); choose another hydra.run.dir")
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} is a file; choose another hydra.run.dir")
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{directory} cannot be made: {there} is not a directory that can be written to")
 
 
 def finished_steps(directory: Path) -> int | None:

@@ -1,5 +1,7 @@
 """Rollouts: the policy acts, nothing else happens."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,17 @@ from torch import Tensor
 from trpo.batch import Rollout
 from trpo.models.agent import Agent
 from trpo.sampling.environments import Environments, Transition
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Use one torch thread meanwhile."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Collector:
@@ -21,6 +34,7 @@ class Collector:
         self.returns = np.zeros(environments.num_envs)  # raw, of the episodes under way
         self.lengths = np.zeros(environments.num_envs, dtype=np.int64)
 
+    @single_thread()
     def collect(self, agent: Agent) -> Rollout:
         """Return T steps of every environment, on the agent's device.
 
@@ -28,21 +42,18 @@ class Collector:
         are computed afterwards in one pass. One torch thread: the passes are too small to share.
         """
         device = next(agent.parameters()).device
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         observations: list[Tensor] = []
         actions: list[Tensor] = []
         transitions: list[Transition] = []
         finals: list[Tensor] = []
         episodes: list[tuple[float, int]] = []
-        for _ in range(self.steps):
+        while len(transitions) < self.steps or not any(transition.valid.any() for transition in transitions):
             observations.append(self.environments.observations)
             actions.append(agent.act(observations[-1].to(device), self.generator).cpu())
             transition = self.environments.step(actions[-1])
             transitions.append(transition)
             finals.append(transition.next_observations[transition.truncated])
             episodes += self._count(transition)
-        torch.set_num_threads(threads)
         return Rollout(
             observations=torch.stack(observations).to(device),
             actions=torch.stack(actions).to(device),

@@ -73,6 +73,8 @@ def run_episodes(
     active = list(range(len(starts)))
     while active:
         seen = interface.encode([observations[i] for i in active]).to(device)
+        if not (torch.isfinite(seen).all() and np.isfinite(returns).all()):
+            raise FloatingPointError(f"an evaluation environment gave NaN or infinity at step {lengths[active[0]]}")
         actions = interface.decode(agent.act(seen, noise).cpu())
         going = []
         for i, action in zip(active, actions, strict=True):
@@ -82,6 +84,8 @@ def run_episodes(
             if not (terminated or truncated or lengths[i] >= MOST_STEPS):
                 going.append(i)
         active = going
+    if not np.isfinite(returns).all():
+        raise FloatingPointError(f"an evaluation environment gave rewards that add up to {returns}")
     return list(zip(returns.tolist(), lengths.tolist(), strict=True))
 
 

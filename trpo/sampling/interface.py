@@ -14,7 +14,7 @@ from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, 
 Encode = Callable[[Any], Tensor]
 Decode = Callable[[Tensor], np.ndarray]
 
-WIDEST_RANGE = 1e30  # wider bounds are somebody's way to write infinity
+WIDEST_BOUND = 1e30  # wider bounds are somebody's way to write infinity
 
 
 class Interface(NamedTuple):
@@ -85,9 +85,9 @@ def make_box_decoder(space: spaces.Box) -> Decode:
     two finite bounds keeps its own units. Log-probs are those of the action before this map.
     """
     low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
-    bounded = high - low < WIDEST_RANGE
-    half = np.where(bounded, high - low, 2.0) / 2
-    centre = np.where(bounded, high + low, 0.0) / 2
+    bounded = (low > -WIDEST_BOUND) & (high < WIDEST_BOUND)
+    half = (np.where(bounded, high, 1.0) - np.where(bounded, low, -1.0)) / 2
+    centre = (np.where(bounded, high, 0.0) + np.where(bounded, low, 0.0)) / 2
 
     def decode(actions: Tensor) -> np.ndarray:
         scaled = np.clip(actions.numpy() * half + centre, low, high)

@@ -48,11 +48,12 @@ def make_vector_env(config: EnvConfig, *, worker: Callable[[EnvConfig], gymnasiu
 
 def make_vector_entry_point(config: EnvConfig) -> VectorEnv:
     """Return the environment's own vector implementation, which must reset on the step after an end."""
-    if gymnasium.spec(config.id).vector_entry_point is None:
-        raise UserError(f"env.backend=vector: {config.id} has no vector entry point; use sync or async")
-    envs = gymnasium.make_vec(
-        config.id, num_envs=config.num_envs, vectorization_mode="vector_entry_point", **config.kwargs
-    )
+    try:
+        envs = gymnasium.make_vec(
+            config.id, num_envs=config.num_envs, vectorization_mode="vector_entry_point", **config.kwargs
+        )
+    except Exception as error:
+        raise UserError(f"env.backend=vector: {config.id} cannot be made so: {first_line(error)}") from error
     mode = envs.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.NEXT_STEP:
         raise UserError(f"env.backend=vector: {config.id} autoresets as {mode}, only NEXT_STEP is supported")

@@ -1,0 +1,112 @@
+"""From overrides to typed configurations; with `launch`, the only module that knows Hydra."""
+
+import re
+from pathlib import Path
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from trpo.config import Config, UserError, first_line
+from trpo.keys import check_key
+
+PACKAGE_CONFIGS = Path(__file__).parent / "configs"  # in an installed wheel
+SOURCE_CONFIGS = Path(__file__).parent.parent / "configs"  # in the repository
+CONFIGS = PACKAGE_CONFIGS if PACKAGE_CONFIGS.is_dir() else SOURCE_CONFIGS
+LONGEST_NAME = 100
+
+
+def compose_jobs(overrides: list[str], config_dir: str | None, *, multirun: bool) -> list[DictConfig]:
+    """Return the composed configuration of every job, `hydra` node included, or raise `UserError`."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        for override in parsed:
+            check_override(override, multirun=multirun)
+        jobs = BasicSweeper.split_arguments(parsed, None)[0] if multirun else [list(overrides)]
+        if config_dir and not Path(config_dir).is_dir():
+            raise UserError(f"--config-dir: there is no directory {config_dir}")
+        search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3", job_name="trpo"):
+            return [hydra.compose("config", job + search, return_hydra_config=True) for job in jobs]
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(one_line(error)) from error
+
+
+def check_override(override: Override, *, multirun: bool) -> None:
+    """Raise `UserError` if an override names neither a key of ours nor one of Hydra's."""
+    name = override.key_or_group
+    if override.is_delete():
+        raise UserError(f"{override.input_line}: keys cannot be removed, only set")
+    if override.is_sweep_override() and not multirun:
+        raise UserError(f"{override.input_line} has several values: add -m for a sweep")
+    if name != "task" and not re.match(r"hydra[./]|hydra$", name):
+        check_key(name)
+
+
+def one_line(error: BaseException) -> str:
+    """Return Hydra's or OmegaConf's message in one line, with the key it is about and what went wrong with it."""
+    if missing := re.search(r"Could not find 'task/(.*)'", str(error)):
+        return f"there is no task {missing[1]!r}; tasks: {', '.join(tasks())}"
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        return f"{first_line(error)}: {first_line(error.__cause__)}"
+    return first_line(error)
+
+
+def to_config(composed: DictConfig) -> Config:
+    """Return the typed configuration; its own checks raise `UserError`."""
+    own = composed.copy()
+    with open_dict(own):
+        own.pop("hydra", None)
+    try:
+        config = OmegaConf.to_object(own)
+    except OmegaConfBaseException as error:
+        raise UserError(first_line(error)) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def register_schema() -> None:
+    """Give Hydra the dataclasses of `config.py` and the resolver of directory names."""
+    ConfigStore.instance().store(name="schema", node=make_schema())
+    OmegaConf.register_new_resolver("slug", slug, replace=True)
+
+
+def make_schema() -> DictConfig:
+    """Return the dataclasses of `config.py` as a configuration that can be overridden."""
+    schema: DictConfig = OmegaConf.structured(Config)
+    make_writable(schema)
+    return schema
+
+
+def make_writable(node: DictConfig) -> None:
+    """Lift the read-only flag that OmegaConf puts on frozen dataclasses, or nothing could be overridden."""
+    OmegaConf.set_readonly(node, None)
+    for name in node:
+        if OmegaConf.is_dict(node[name]):
+            make_writable(node[name])
+
+
+def slug(text: str) -> str:
+    """Return text as one safe part of a path: `ALE/Pong-v5` has a slash, override lists have commas."""
+    return re.sub(r"[^\w.=+-]+", "-", str(text))[:LONGEST_NAME].strip("-") or "default"
+
+
+def tasks() -> dict[str, str]:
+    """Return the shipped tasks and their environments."""
+    files = sorted((CONFIGS / "task").glob("*.yaml"))
+    return {file.stem: str(OmegaConf.load(file).env.id) for file in files}
+
+
+def load_config(file: Path) -> Config:
+    """Return the configuration that a run was made with. Raises `UserError` if it is damaged."""
+    try:
+        merged = OmegaConf.merge(make_schema(), OmegaConf.load(file))
+    except Exception as error:
+        raise UserError(f"{file} is not a configuration of this version: {first_line(error)}") from error
+    assert isinstance(merged, DictConfig)
+    return to_config(merged)

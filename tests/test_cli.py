@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runs import SCRIPTS, process, refusal
 
 from trpo import cli
-from trpo.config import fields_by_key
+from trpo.keys import fields_by_key
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +117,10 @@ def test_one_job_of_a_sweep_whose_directory_is_taken_refuses_the_sweep(elsewhere
 OUT_OF_RANGE = {
     "seed": st.integers(max_value=-1),
     "env.num_envs": st.integers(max_value=0),
+    "env.timeout": st.floats(max_value=-1e-9),
+    "env.restart_every": st.integers(max_value=-1),
+    "record.profile_every": st.integers(max_value=-1),
+    "record.dump_every": st.integers(max_value=-1),
     "policy.initial_log_std": st.floats(min_value=5.001, allow_nan=False),
     "policy.min_log_std": st.floats(max_value=-20.001, allow_nan=False),
     "advantage.gamma": st.floats(max_value=-1e-9) | st.floats(min_value=1.000001) | st.just(float("nan")),

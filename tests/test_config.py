@@ -19,8 +19,8 @@ from trpo.config import (
     RunConfig,
     TrustRegionConfig,
     UserError,
-    fields_by_key,
 )
+from trpo.keys import fields_by_key
 
 SECTIONS = [
     Config,

@@ -106,7 +106,21 @@ def test_another_environment_than_the_checkpoints_does_not_fit(run):
 def test_a_damaged_checkpoint_is_refused_by_name(run):
     newest = checkpoints(run)[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    assert newest.name in refusal(cli.evaluate, "run")
+    assert newest.name in refusal(cli.evaluate, "run", "--checkpoint", str(newest))
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(run, capsys, caplog):
+    *_, before, newest = checkpoints(run)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert cli.evaluate(["run", "--episodes", "1"]) == 0
+    assert f"after {checkpoint.load(before)['env_steps']} steps" in capsys.readouterr().out
+    assert newest.name in caplog.text
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(run):
+    for file in checkpoints(run):
+        file.write_bytes(file.read_bytes()[:1000])
+    assert "no checkpoint that can be read" in refusal(cli.evaluate, "run")
 
 
 def test_a_checkpoint_of_something_else_is_refused_by_name(run):

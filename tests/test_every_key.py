@@ -1,12 +1,18 @@
 """No key is without effect: a changed value changes the policy, or something else that can be seen."""
 
+import dataclasses
+
 import pytest
 import torch
 from runs import TINY, checkpoints, compose, fingerprints, rows
 
-from trpo.config import UserError, fields_by_key
-from trpo.record import progress
+from trpo.compose import load_config
+from trpo.config import UserError
+from trpo.keys import fields_by_key
+from trpo.record import progress, run_directory
+from trpo.resume import plan_job
 from trpo.run import train
+from trpo.sampling.backend import Backend
 from trpo.train import resolve_device
 
 # Keys that change what is learned: a changed value changes the policy within two iterations.
@@ -17,6 +23,7 @@ LEARNED = {
     "env.id": ["env.id=MountainCarContinuous-v0"],
     "env.backend": ["env.backend=vector", CARTPOLE],  # its starts come from one seed, not from one per episode
     "env.num_envs": ["env.num_envs=3"],
+    "env.restart_every": ["env.restart_every=30", CARTPOLE, "env.backend=vector"],
     "env.kwargs": ["+env.kwargs.g=1.0"],  # Pendulum's gravity
     "policy.hidden_sizes": ["policy.hidden_sizes=[8,8]"],
     "policy.activation": ["policy.activation=relu"],
@@ -89,9 +96,47 @@ def evaluated_rows(config, directory):
     return ["evaluation/return_mean" in row for row in rows(run_of(config, directory))]
 
 
+def timeout_of(config, directory):
+    backend = Backend(config.env)
+    backend.close()
+    return backend.timeout
+
+
+def files_in(folder):
+    return lambda config, directory: len(list((run_of(config, directory) / folder).glob("*")))
+
+
+def deterministic_after(config, directory):
+    run_of(config, directory)
+    on = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    return on
+
+
+def saved_elsewhere(config, directory):
+    """What is in the fallback directory after a run whose checkpoints cannot be written: a file is in their place."""
+    elsewhere = directory.parent / "elsewhere"
+    settings = dataclasses.replace(config.run, fallback_directory=config.run.fallback_directory and str(elsewhere))
+    run_directory.write_config(directory, {}, [])
+    (directory / "checkpoints").touch()
+    with pytest.raises(RuntimeError, match="cannot be written"):
+        train(dataclasses.replace(config, run=settings), directory, [], resume=True)
+    return [file.name for file in elsewhere.glob("*.pt")]
+
+
 # The other keys: what is seen elsewhere, with two values that must show differently.
 SEEN = {
     "device": (device_of, ["device=cpu"], ["device=cuda:99"]),
+    "env.timeout": (
+        timeout_of,
+        ["env.backend=async", "env.timeout=0"],
+        ["env.backend=async", "env.timeout=30"],
+    ),
+    "record.profile_every": (files_in("profiles"), ["record.profile_every=0"], ["record.profile_every=1"]),
+    "record.dump_every": (files_in("dumps"), ["record.dump_every=0"], ["record.dump_every=1"]),
+    "run.deterministic": (deterministic_after, ["run.deterministic=false"], ["run.deterministic=true"]),
+    "run.resume": (lambda c, d: plan_job(c, [], run_of(c, d), load_config).resume, [], ["run.resume=auto"]),
+    "run.fallback_directory": (saved_elsewhere, [], ["run.fallback_directory=elsewhere"]),
     "record.progress": (bar_is_shown, ["record.progress=true"], ["record.progress=false"]),
     "run.total_steps": (lambda c, d: len(rows(run_of(c, d))), ["run.total_steps=96"], ["run.total_steps=128"]),
     "run.evaluate_every": (

@@ -18,22 +18,30 @@ LONGEST_FILE = 250  # lines
 # A unit is a module at the top of trpo/ or a room, whose modules may import each other as well.
 ALLOWED = {
     "config": ((), ()),
+    "keys": (("config",), ()),
     "signals": ((), ()),
     "seeds": ((), ("numpy", "torch")),
     "numerics": ((), ("torch",)),
     "models": (("config", "numerics", "seeds"), ("torch",)),
     "batch": (("models", "numerics"), ("torch",)),
     "objective": (("batch", "models", "numerics"), ("torch",)),
-    "trust_region": (("batch", "config", "models", "numerics", "objective"), ("torch",)),
+    "step_info": (("config", "numerics", "objective"), ("torch",)),
+    "trust_region": (("batch", "config", "models", "numerics", "objective", "step_info"), ("torch",)),
+    "profile": (("batch", "config", "models", "numerics", "objective", "step_info"), ()),
     "critic": (("config", "models"), ("torch",)),
     "sampling": (("batch", "config", "models", "seeds"), ("gymnasium", "mujoco", "numpy", "torch")),
-    "record": (("config",), ("matplotlib", "tensorboard", "torch", "tqdm", "yaml")),
-    "train": (("batch", "config", "critic", "models", "numerics", "sampling", "seeds", "trust_region"), ("torch",)),
-    "run": (("config", "numerics", "record", "signals", "train"), ()),
-    "launch": (("config", "record", "run", "sampling", "train"), ("hydra", "omegaconf")),
-    "cli": (("config", "launch", "models", "record", "sampling"), ("numpy",)),
+    "record": (("config",), ("jinja2", "matplotlib", "numpy", "scipy", "tensorboard", "torch", "tqdm", "yaml")),
+    "train": (
+        ("batch", "config", "critic", "models", "numerics", "sampling", "seeds", "step_info", "trust_region"),
+        ("torch",),
+    ),
+    "run": (("config", "keys", "numerics", "profile", "record", "signals", "train"), ()),
+    "resume": (("config", "keys", "record"), ()),
+    "compose": (("config", "keys"), ("hydra", "omegaconf")),
+    "launch": (("compose", "config", "record", "resume", "run", "sampling", "train"), ("hydra", "omegaconf")),
+    "cli": (("compose", "config", "keys", "launch", "models", "record", "sampling"), ("numpy",)),
     "__main__": (("cli",), ()),
-    "__init__": (("batch", "config", "critic", "models", "numerics", "trust_region"), ()),
+    "__init__": (("batch", "config", "critic", "models", "numerics", "step_info", "trust_region"), ()),
 }
 
 

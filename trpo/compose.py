@@ -44,6 +44,8 @@ def check_override(override: Override, *, multirun: bool) -> None:
         raise UserError(f"{override.input_line}: keys cannot be removed, only set")
     if override.is_sweep_override() and not multirun:
         raise UserError(f"{override.input_line} has several values: add -m for a sweep")
+    if name == "task" and override.value() is None:
+        raise UserError(f"{override.input_line}: leave it out, or choose one of {', '.join(tasks())}")
     if name != "task" and not re.match(r"hydra[./]|hydra$", name):
         check_key(name)
 

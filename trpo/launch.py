@@ -88,7 +88,7 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> None:
     seen: set[str] = set()
     taken: dict[Path, int] = {}
     for number, job in enumerate(jobs):
-        directory = job_directory(job, number, of_sweep=multirun)
+        directory = job_directory(job, number, jobs[0] if multirun else None)
         if taken.setdefault(directory.resolve(), number) != number:
             raise UserError(f"jobs {taken[directory.resolve()]} and {number} would share {directory}")
         plan = plan_job(to_config(job), list(job.hydra.overrides.task), directory, load_config)
@@ -102,14 +102,17 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> None:
             run_directory.check_free(directory)
 
 
-def job_directory(job: DictConfig, number: int, *, of_sweep: bool) -> Path:
-    """Return the directory that Hydra is going to give to a job."""
+def job_directory(job: DictConfig, number: int, first: DictConfig | None) -> Path:
+    """Return the directory that Hydra is going to give to a job; `first` is the first one of a sweep.
+
+    The sweep's own directory has the time in it, which was another for each job that was composed here.
+    """
     try:
-        if not of_sweep:
+        if first is None:
             return Path(job.hydra.run.dir)
         with open_dict(job):
             job.hydra.job.num = number
-        return Path(job.hydra.sweep.dir, job.hydra.sweep.subdir)
+        return Path(first.hydra.sweep.dir, job.hydra.sweep.subdir)
     except OmegaConfBaseException as error:
         raise UserError(f"the directory of the run: {first_line(error)}") from error
 

@@ -38,6 +38,7 @@ def test_a_run_leaves_the_files_of_the_contract_and_no_others(run):
 def test_the_summary_is_that_of_the_run(run):
     told, last = summary(run), rows(run)[-1]
     assert set(told) == {
+        "exact",
         "exit_reason",
         "iterations",
         "env_steps",

@@ -106,7 +106,7 @@ def test_every_observation_is_of_its_environment_and_episode(collect, backend):
 def test_columns_of_a_vector_entry_point_belong_to_different_environments(collect):
     """Gymnasium seeds environment i with seed + i, once."""
     _, (rollout,) = collect("vector", rows=STEPS, total=STEPS)
-    who = seeds.integer(0, seeds.Role.ENVIRONMENTS) % 2**16
+    who = seeds.integer(0, seeds.Role.ENVIRONMENTS, 0) % 2**16
     assert rollout.observations[..., probes.WHO].unique(dim=0).tolist() == [[who, who + 1, who + 2]]
 
 

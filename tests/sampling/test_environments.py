@@ -7,7 +7,8 @@ import torch
 
 from trpo import seeds
 from trpo.config import EnvConfig, UserError
-from trpo.sampling.environments import Environments, check_environment, make_env
+from trpo.sampling.environments import Environments
+from trpo.sampling.making import check_environment, make_env
 
 BACKENDS = ["sync", "async", "vector"]
 
@@ -198,7 +199,7 @@ def test_an_environment_that_cannot_be_made_is_a_users_mistake_in_one_line(confi
 
 @pytest.mark.parametrize(
     ("id", "words"),
-    [("Acrobot-v1", "no vector entry point"), ("SameStepCounting-v0", "autoresets")],
+    [("Acrobot-v1", "vector entry point"), ("SameStepCounting-v0", "autoresets")],
 )
 def test_a_vector_backend_that_cannot_work_is_a_users_mistake(id, words):
     with pytest.raises(UserError, match=words):

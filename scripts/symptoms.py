@@ -67,7 +67,7 @@ SYMPTOMS = (
     Symptom(
         "normalizer_moves_policy",
         "a normaliser that moves the policy: steps_per_iteration=64",
-        ("run.steps_per_iteration=64", "run.total_steps=20_000"),
+        ("run.steps_per_iteration=64", "run.total_steps=8_000"),
         ("trust_region/normalizer_kl", "trust_region/kl_error_relative"),
         log=True,
     ),
@@ -104,7 +104,7 @@ def draw(symptom: Symptom, healthy: Run, sick: Run) -> Figure:
     for panel, tag in zip(panels, (*symptom.tags, "rollout/episode_return"), strict=True):
         plot(panel, healthy, tag, "healthy", color="tab:blue", linewidth=1)
         plot(panel, sick, tag, "sick", color="tab:red", linewidth=1)
-        panel.set(title=tag, xlabel="environment steps")
+        panel.set(title=tag, xlabel="environment steps", xlim=(0, 1.02 * sick.rows[-1]["env_steps"]))
         decorate(panel)
     if symptom.log:
         panels[0].set_yscale("log")

@@ -11,35 +11,37 @@ from torch.utils.tensorboard.summary import hparams
 
 from trpo.record.run_directory import METRICS
 
-# Chart titles to tags. TensorBoard matches these as regular expressions from the start of a tag: without the $,
-# `trust_region/kl` would draw every tag that begins so.
+
+def tags(group: str, *names: str) -> list[str]:
+    """Return tags as the anchored regular expressions that TensorBoard matches from the start of each tag.
+
+    Without the $, `trust_region/kl` would draw every tag that begins so.
+    """
+    return [f"{group}/{name}$" for name in names]
+
+
+# Chart titles to tags.
 LAYOUT = {
     "trust region": {
-        "KL: spent, predicted, allowed": [
-            "trust_region/kl$",
-            "trust_region/kl_quadratic$",
-            "trust_region/max_kl$",
-        ],
-        "approximation error": ["trust_region/kl_error$"],
-        "approximation error, relative": ["trust_region/kl_error_relative$"],
-        "full step: KL, quadratic": ["trust_region/kl_full_step$", "trust_region/kl_quadratic_full_step$"],
-        "surrogate improvement: actual / expected": ["trust_region/improvement_ratio$"],
-        "step fraction": ["trust_region/step_fraction$"],
-    },
-    "learning": {
-        "return": ["rollout/episode_return$", "evaluation/return_mean$"],
-        "explained variance": [
-            "critic/explained_variance_before$",
-            "critic/explained_variance_after$",
-        ],
+        "KL: spent, predicted, allowed": tags("trust_region", "kl", "kl_quadratic", "max_kl"),
+        "approximation error, step taken": tags("trust_region", "kl_error"),
+        "approximation error, relative": tags("trust_region", "kl_error_relative"),
+        "approximation, full step: exact, quadratic": tags("trust_region", "kl_full_step", "kl_quadratic_full_step"),
+        "step fraction": tags("trust_region", "step_fraction"),
+        "backtracks": tags("trust_region", "backtracks"),
+        "surrogate improvement: actual / expected": tags("trust_region", "improvement_ratio"),
+        "KL that the normaliser caused": tags("trust_region", "normalizer_kl", "max_kl"),
     },
     "solver": {
-        "relative residual": ["trust_region/cg_residual$"],
-        "curvature": ["trust_region/curvature_max$", "trust_region/curvature_min$"],
+        "relative residual": tags("trust_region", "cg_residual"),
+        "iterations": tags("trust_region", "cg_iterations"),
+        "curvature: largest, smallest": tags("trust_region", "curvature_max", "curvature_min"),
+    },
+    "learning": {
+        "return": [*tags("rollout", "episode_return"), *tags("evaluation", "return_mean")],
+        "explained variance": tags("critic", "explained_variance_before", "explained_variance_after"),
     },
 }
-
-
 SWEEP_METRICS = ("evaluation/return_mean", "rollout/episode_return", "trust_region/kl_error_relative")
 
 

@@ -7,6 +7,7 @@ Needs the program `chromium` (apt-get install chromium).
 
 import argparse
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,17 +33,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, metavar="RUNS_DIR")
     parser.add_argument("--picture", type=Path, default=Path("tensorboard.png"), metavar="FILE")
-    parser.add_argument("--port", type=int, default=6123)
     parser.add_argument("--size", default="1500,1250", help="of the window in pixels")
     options = parser.parse_args()
     browser = shutil.which("chromium")
     if browser is None:
         print("screenshot.py: there is no chromium on this machine", file=sys.stderr)
         return 2
-    board = [sys.executable, "-m", "tensorboard.main", "--logdir", str(options.runs), "--port", str(options.port)]
+    port = free_port()
+    board = [sys.executable, "-m", "tensorboard.main", "--logdir", str(options.runs), "--port", str(port)]
     server = subprocess.Popen(board, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        address = f"http://localhost:{options.port}/"
+        address = f"http://localhost:{port}/"
         wait_for(f"{address}data/plugin/custom_scalars/layout")
         photograph(browser, f"{address}#custom_scalars", options.picture, options.size)
     finally:
@@ -50,6 +51,13 @@ def main() -> int:
         server.wait()
     print(options.picture)
     return 0
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return int(listener.getsockname()[1])
 
 
 def wait_for(address: str, seconds: float = 60.0) -> None:

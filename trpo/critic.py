@@ -45,8 +45,9 @@ def fit_critic(
     check_loss(before[0], returns)
     for _ in range(config.epochs):
         order = torch.randperm(len(returns), generator=generator).to(returns.device)
-        for rows in order.split(config.minibatch_size):
-            loss = (critic(observations[rows]) - returns[rows]).square().mean()
+        shuffled = (observations[order].split(config.minibatch_size), returns[order].split(config.minibatch_size))
+        for inputs, targets in zip(*shuffled, strict=True):
+            loss = (critic(inputs) - targets).square().mean()
             check_loss(float(loss.detach()), returns)
             optimizer.zero_grad()
             loss.backward()

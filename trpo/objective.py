@@ -86,8 +86,11 @@ class Objective:
 
     def kl(self, theta: Tensor) -> Tensor:
         """Return K(θ), a float64 scalar that can be differentiated any number of times."""
-        divergences = [self.divergence(self.parameters(theta, piece.observations), piece) for piece in self.pieces]
-        return torch.cat(divergences).mean()
+        return torch.stack([self.share_of_kl(theta, piece) for piece in self.pieces]).sum()
+
+    def share_of_kl(self, theta: Tensor, piece: Piece) -> Tensor:
+        """Return what one micro-batch adds to K(θ)."""
+        return self.divergence(self.parameters(theta, piece.observations), piece).sum() / self.samples
 
     def surrogate_gain(self, theta: Tensor) -> Tensor:
         """Return L(θ) − L(θ_old), a float64 scalar that can be differentiated any number of times."""

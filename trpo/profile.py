@@ -1,13 +1,16 @@
 """One policy step seen along its ray: the KL and the surrogate that it faced, and what the models said they were."""
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from trpo.batch import Batch
 from trpo.config import TrustRegionConfig
 from trpo.models.networks import Policy
 from trpo.numerics.conjugate_gradient import dot, ritz_values
-from trpo.numerics.taylor import along, taylor_terms
+from trpo.numerics.taylor import taylor_terms
 from trpo.objective import Objective
 from trpo.step_info import StepInfo
 
@@ -38,17 +41,18 @@ def profile_step(policy: Policy, batch: Batch, step: StepInfo, config: TrustRegi
     if step.theta is None or step.gradient is None or step.step is None or not (step.search and step.solution):
         return None
     objective = Objective(policy, batch, fisher=config.fisher, micro_batch=config.micro_batch, theta=step.theta)
-    terms = taylor_terms(objective.kl, step.theta, step.step, product=objective.fisher_product)
-    points = along(objective.kl, step.theta, step.step, terms, FRACTIONS)
+    quadratic = 0.5 * dot(step.step, objective.fisher_product(step.step))
+    cubic = third_order(objective, step.theta, step.step)
+    evaluations = [objective.evaluate(step.theta + t * step.step) for t in FRACTIONS]
     slope = dot(step.gradient, step.step)
     return Profile(
         max_kl=step.max_kl,
         outcome=step.outcome.value,
         fractions=list(FRACTIONS),
-        kl=[finite(point.value) for point in points],
-        kl_quadratic=[terms[2] * t**2 for t in FRACTIONS],
-        kl_cubic=[terms[2] * t**2 + terms[3] * t**3 for t in FRACTIONS],
-        improvement=[finite(objective.evaluate(step.theta + t * step.step).improvement) for t in FRACTIONS],
+        kl=[finite(evaluation.kl) for evaluation in evaluations],
+        kl_quadratic=[quadratic * t**2 for t in FRACTIONS],
+        kl_cubic=[quadratic * t**2 + cubic * t**3 for t in FRACTIONS],
+        improvement=[finite(evaluation.improvement) for evaluation in evaluations],
         improvement_linear=[t * slope for t in FRACTIONS],
         candidates=[
             {
@@ -62,6 +66,12 @@ def profile_step(policy: Policy, batch: Batch, step: StepInfo, config: TrustRegi
         cg_residuals=step.solution.residuals,
         curvatures=(ritz_values(step.solution) - config.damping).tolist(),
     )
+
+
+def third_order(objective: Objective, theta: Tensor, step: Tensor) -> float:
+    """Return the KL's Taylor term of order 3 along a step, micro-batch by micro-batch."""
+    shares = [taylor_terms(partial(objective.share_of_kl, piece=piece), theta, step) for piece in objective.pieces]
+    return sum(terms[3] for terms in shares)
 
 
 def finite(value: float) -> float | None:

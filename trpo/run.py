@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from trpo.record.logger import Logger
 from trpo.record.progress import Progress
 from trpo.record.run_directory import write_json
 from trpo.signals import StopRequest
+from trpo.step_info import FATAL
 from trpo.train import Iteration, Trainer, tagged
 
 console = logging.getLogger("trpo.console")  # what the person at the terminal should see
@@ -35,8 +37,14 @@ def train(config: Config, directory: Path, overrides: list[str], *, resume: bool
     """
     if not resume:
         run_directory.check_free(directory)
-    run_directory.write_config(directory, dataclasses.asdict(config), overrides)
-    with run_directory.log_file(directory), StopRequest() as stop, closing(Trainer(config)) as trainer:
+    directory.mkdir(parents=True, exist_ok=True)
+    with (
+        run_directory.locked(directory),
+        run_directory.log_file(directory),
+        StopRequest() as stop,
+        closing(Trainer(config)) as trainer,
+    ):
+        run_directory.write_config(directory, dataclasses.asdict(config), overrides)
         session = Session(trainer, directory, stop)
         if resume:
             session.resume()
@@ -56,6 +64,7 @@ class Session:
         self.stop = stop
         self.final: Score | None = None
         self.best: Score | None = None
+        self.outcomes: Counter[str] = Counter()  # how the policy steps ended
         self.started = time.monotonic()
         self.exact = True  # whether every resume brought everything back to the bit
         self.first_step: int | None = None  # of a resumed run
@@ -68,6 +77,7 @@ class Session:
             file, state = found
             self.exact = self.trainer.restore(state) and state["exact"]
             self.final, self.best = state["final_evaluation"], state["best_evaluation"]
+            self.outcomes.update(state["outcomes"])
             self.started -= state["seconds"]
             console.info("going on from %s", file)
         run_directory.truncate(self.directory, self.trainer.iteration)
@@ -79,7 +89,7 @@ class Session:
         Whatever ends it, the state after the latest whole iteration is saved.
         """
         trainer, settings = self.trainer, self.trainer.config.run
-        if trainer.iteration == 0:
+        if trainer.env_steps == 0:
             trainer.warm_up()
         self.boundary = self.state()
         try:
@@ -87,10 +97,13 @@ class Session:
                 while not trainer.finished:
                     previous = trainer.env_steps
                     iteration = trainer.iterate()
+                    self.outcomes[iteration.step.outcome.name.lower()] += 1
                     if settings.evaluation_episodes and trainer.due(settings.evaluate_every, previous):
                         iteration.row.update(tagged("evaluation", self.evaluate()))
                     logger.write(iteration.row, env_steps=trainer.env_steps)
                     bar.show(iteration.row)
+                    if iteration.step.outcome in FATAL:
+                        raise FloatingPointError(iteration.step.outcome.value)
                     record_update(trainer, iteration, self.directory, logger)
                     self.boundary = self.state()
                     if self.stop.requested or trainer.due(settings.checkpoint_every, previous):
@@ -121,6 +134,7 @@ class Session:
             **self.trainer.state(),
             "final_evaluation": self.final,
             "best_evaluation": self.best,
+            "outcomes": dict(self.outcomes),
             "seconds": time.monotonic() - self.started,
             "exact": self.exact,
         }
@@ -146,13 +160,14 @@ class Session:
         """Return the summary of the run so far."""
         seconds = time.monotonic() - self.started
         return {
-            "exit_reason": self.stop.reason or run_directory.FINISHED,
+            "exit_reason": run_directory.FINISHED if self.trainer.finished else self.stop.reason,
             "iterations": self.trainer.iteration,
             "env_steps": self.trainer.env_steps,
             "seconds": seconds,
             "steps_per_second": self.trainer.env_steps / seconds,
             "final_evaluation": self.final,
             "best_evaluation": self.best,
+            "outcomes": dict(self.outcomes),
             "exact": self.exact,
         }
 

@@ -23,8 +23,10 @@ class Outcome(Enum):
         "the Fisher matrix is not positive along the step: the policy hardly depends on its parameters"
     )
     NON_FINITE_CANDIDATE = "the last candidate's surrogate or KL was not finite: the step is far too long"
-    KL_TOO_LARGE = "every candidate broke the KL bound: raise trust_region.max_backtracks or damping"
-    NO_IMPROVEMENT = "no candidate improved the surrogate: the gradient is noise, or cg_tolerance is too loose"
+    KL_TOO_LARGE = "the last candidate broke the KL bound: raise trust_region.max_backtracks or damping"
+    NO_IMPROVEMENT = (
+        "the last candidate did not improve the surrogate: the gradient is noise, or the solve is too loose"
+    )
 
 
 FATAL = (Outcome.NON_FINITE_GRADIENT, Outcome.NON_FINITE_PRODUCT)  # no later batch will mend these

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from trpo.numerics.params import flatten
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
 from trpo.sampling.evaluation import evaluate
-from trpo.step_info import FATAL, Outcome, StepInfo
+from trpo.step_info import Outcome, StepInfo
 from trpo.trust_region import trust_region_step
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class Trainer:
         self.config = config
         self.device = resolve_device(config)
         torch.set_num_threads(config.run.threads)
+        if config.run.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
         torch.use_deterministic_algorithms(config.run.deterministic)
         self.environments = Environments(config.env, config.seed)
         try:
@@ -102,8 +105,6 @@ class Trainer:
             normalize=config.normalize.advantages,
         )
         step = trust_region_step(agent.policy, batch, config.trust_region)
-        if step.outcome in FATAL:
-            raise FloatingPointError(step.outcome.value)
         clock.lap("policy")
         fit = fit_critic(
             agent.critic, self.optimizer, batch.observations, batch.returns, config.critic, self.minibatches
@@ -156,6 +157,7 @@ class Trainer:
         """Return a copy of everything that decides the future, as tensors and plain data."""
         return {
             "config": dataclasses.asdict(self.config),
+            "device": self.device.type,
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             "agent": copy.deepcopy(self.agent.state_dict()),
@@ -166,6 +168,8 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> bool:
         """Go back to a saved state; return whether everything is as it was, to the bit."""
+        if state["device"] != self.device.type:
+            raise UserError(f"the run was on {state['device']}, this machine gives {self.device}: set device=")
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
         self.agent.load_state_dict(state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])

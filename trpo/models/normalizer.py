@@ -1,5 +1,6 @@
 """Running statistics that travel with the agent: saved, exported and frozen with it."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,8 +36,8 @@ class RunningMoments(nn.Module):
         self.count.copy_(total)
 
     def std(self) -> Tensor:
-        """Return standard deviations (size,), with 1 where the rows were constant to float32's resolution."""
-        constant = self.variance <= (1e-6 * self.mean) ** 2
+        """Return standard deviations (size,), with 1 where the rows were constant but for rounding."""
+        constant = self.variance <= (1e-6 * self.mean) ** 2 + 1e-60
         return torch.where(constant, 1.0, self.variance).sqrt()
 
 
@@ -85,12 +86,14 @@ class RewardScale(nn.Module):
     @torch.no_grad()
     def update(self, rewards: Tensor, ended: Tensor, valid: Tensor) -> None:
         """Take in rewards (T, B); `ended` restarts the sum, rows that are not `valid` are passed over."""
-        seen = torch.empty_like(rewards, dtype=torch.float64)
-        for t in range(len(rewards)):
-            self.returns = torch.where(valid[t], self.gamma * self.returns + rewards[t], self.returns)
-            seen[t] = self.returns
-            self.returns = torch.where(ended[t], 0.0, self.returns)
-        self.moments.update(seen[valid].unsqueeze(-1))
+        running, seen = self.returns.cpu().numpy().copy(), np.empty(rewards.shape)
+        columns = (rewards.cpu().numpy(), ended.cpu().numpy(), valid.cpu().numpy())
+        for row, reward, end, real in zip(seen, *columns, strict=True):  # a tensor operation costs ten times as much
+            running = np.where(real, self.gamma * running + reward, running)
+            row[:] = running
+            running[end] = 0.0
+        self.returns.copy_(torch.from_numpy(running))
+        self.moments.update(torch.from_numpy(seen).to(valid.device)[valid].unsqueeze(-1))
 
     def forward(self, rewards: Tensor) -> Tensor:
         """Return rewards / std(G), or the rewards themselves while every G was the same."""

@@ -1,5 +1,6 @@
 """Generalised advantage estimation."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,9 +35,9 @@ def gae(
     discounts = gamma * (~terminated).to(rewards.dtype)
     continues = (~(terminated | truncated)).to(rewards.dtype)
     deltas = rewards + discounts * next_values - values
-    advantages = torch.zeros_like(deltas)
-    running = torch.zeros_like(deltas[0])
-    for t in reversed(range(len(deltas))):
-        running = deltas[t] + gamma * lam * continues[t] * running
+    delta, decay = deltas.cpu().numpy(), (gamma * lam * continues).cpu().numpy()
+    advantages, running = np.empty_like(delta), np.zeros_like(delta[0])
+    for t in reversed(range(len(delta))):  # T tiny steps: a tensor operation would cost ten times as much
+        running = delta[t] + decay[t] * running
         advantages[t] = running
-    return advantages
+    return torch.from_numpy(advantages).to(deltas.device)

@@ -39,12 +39,15 @@ def taylor_terms(
         step: s (P,).
         product: v (P,) ↦ Hv (P,), if the curvature should come from elsewhere than from f.
     """
-    t = torch.zeros((), dtype=theta.dtype, requires_grad=True)
+    t = torch.zeros((), dtype=theta.dtype, device=theta.device, requires_grad=True)
     derivative = function(theta + t * step)
     terms, factorial = [float(derivative.detach())], 1
     for order in range(1, ORDERS):
-        (derivative,) = torch.autograd.grad(derivative, t, create_graph=True)
         factorial *= order
+        if derivative.requires_grad:  # else f is a polynomial of lower order, and the rest is zero
+            (derivative,) = torch.autograd.grad(derivative, t, create_graph=True, materialize_grads=True)
+        else:
+            derivative = torch.zeros_like(derivative)
         terms.append(float(derivative.detach()) / factorial)
     if product is not None:
         terms[2] = 0.5 * float(step.double() @ product(step).double())

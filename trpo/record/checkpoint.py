@@ -1,13 +1,14 @@
 """Checkpoints: whole or not there, and nothing but data."""
 
+import io
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trpo.config import UserError
+from trpo.record.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -16,17 +17,10 @@ BEST = "best.pt"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain data) so that `path` holds all of it or what it held before.
-
-    A temporary file in the same directory, flushed to disk, then renamed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save({"format_version": FORMAT_VERSION, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write `state` (tensors and plain data), whole or not at all. Raises `OSError` if it cannot be written."""
+    buffer = io.BytesIO()  # torch turns an OSError of its own writes into something else
+    torch.save({"format_version": FORMAT_VERSION, **state}, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def load(path: Path) -> dict[str, Any]:

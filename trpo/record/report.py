@@ -138,7 +138,13 @@ def describe_score(label: str, runs: Sequence[Run]) -> dict[str, Any]:
     """Return a group's row of the table of scores."""
     score = Score(runs)
     interval = f"{number(score.interval[0])} to {number(score.interval[1])}" if score.interval else "–"
-    return {"label": label, "seeds": len(score.values), "iqm": number(score.iqm), "interval": interval}
+    return {
+        "label": label,
+        "seeds": len(score.values),
+        "left_out": score.left_out,
+        "iqm": number(score.iqm),
+        "interval": interval,
+    }
 
 
 def describe_details(run: Run, name: str, index: int, directory: Path) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from trpo.record.run_directory import FINISHED
 from trpo.record.runs import Run
 
-Groups = Mapping[str, Sequence[Run]]  # of one environment: label to the runs that differ in nothing but the seed
+Groups = Mapping[str, Sequence[Run]]  # of one environment: label to runs that differ in nothing but the seed
 
 RETURN = "rollout/episode_return"
 SCORE = "evaluation/return_mean"
@@ -17,10 +18,12 @@ CONFIDENCE = 0.95
 
 
 class Score:
-    """The final evaluations of a group: interquartile mean with a bootstrap interval (Agarwal et al. 2021)."""
+    """The final evaluations of a group's finished runs: interquartile mean with a bootstrap interval (Agarwal et al. 2021)."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self.values = [values[-1] for run in runs if (values := run.values(SCORE))]
+        finished = [run for run in runs if run.status == FINISHED]
+        self.values = [values[-1] for run in finished if (values := run.values(SCORE))]
+        self.left_out = len(runs) - len(self.values)
         self.iqm = float(stats.trim_mean(self.values, 0.25)) if self.values else None
         self.interval: tuple[float, float] | None = None
         if len(self.values) > 1:
@@ -47,7 +50,8 @@ def draw_learning(groups: Groups) -> Figure:
 
 def draw_band(panel: Axes, label: str, runs: Sequence[Run]) -> None:
     """Draw the mean of a group's returns on a common grid, with a t interval where there are several seeds."""
-    curves = [run.column(RETURN) for run in runs if run.values(RETURN)]
+    chosen = [run for run in runs if run.status == FINISHED] or runs  # a short one would cut the others
+    curves = [run.column(RETURN) for run in chosen if run.values(RETURN)]
     if not curves:
         return
     grid = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 200)

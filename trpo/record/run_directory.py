@@ -1,5 +1,6 @@
 """The files of one run: who they are, what is in them, and that one directory holds one run."""
 
+import fcntl
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from trpo.config import UserError
+from trpo.record.files import write_atomically
 
 CONFIG = "config.yaml"
 OVERRIDES = "overrides.yaml"
@@ -47,7 +49,8 @@ def finished_steps(directory: Path) -> int | None:
 
 def read_overrides(directory: Path) -> list[str]:
     """Return the overrides that a run was started with."""
-    return [str(line) for line in yaml.safe_load((directory / OVERRIDES).read_text(encoding="utf-8")) or []]
+    file = directory / OVERRIDES
+    return [str(line) for line in yaml.safe_load(file.read_text(encoding="utf-8")) or []] if file.exists() else []
 
 
 def check_is_run(directory: Path) -> None:
@@ -60,9 +63,8 @@ def check_is_run(directory: Path) -> None:
 
 def write_config(directory: Path, config: dict[str, Any], overrides: list[str]) -> None:
     """Write the resolved configuration and the overrides that led to it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    (directory / OVERRIDES).write_text(yaml.safe_dump(overrides), encoding="utf-8")
+    write_atomically(directory / OVERRIDES, yaml.safe_dump(overrides).encode())
+    write_atomically(directory / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())  # last: it makes a run
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
@@ -72,8 +74,7 @@ def write_summary(directory: Path, summary: dict[str, Any]) -> None:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write data as readable JSON, making the directory where needed. Raises `ValueError` on NaN and infinity."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
 
 def truncate(directory: Path, iterations: int) -> None:
@@ -83,9 +84,18 @@ def truncate(directory: Path, iterations: int) -> None:
     if not file.exists():
         return
     lines = file.read_bytes().splitlines(keepends=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_bytes(b"".join(lines[:iterations]))
-    os.replace(temporary, file)
+    write_atomically(file, b"".join(lines[:iterations]))
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keep other processes from writing this run meanwhile. Raises `UserError` if one is doing so already."""
+    with open(directory / LOG, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{directory} is being written by another process") from error
+        yield
 
 
 @contextmanager

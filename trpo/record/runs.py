@@ -1,6 +1,8 @@
 """Run directories read back: whole ones, failed ones, unfinished ones, damaged ones."""
 
+import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +11,8 @@ import yaml
 
 from trpo.config import UserError
 from trpo.record.run_directory import CONFIG, LOG, METRICS, PROFILES, SUMMARY
+
+TIME = re.compile(r"\d{4}-\d\d-\d\d ")  # how a line of train.log begins
 
 Rows = list[dict[str, Any]]
 
@@ -40,20 +44,24 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"there is no directory {path}")
-        found = sorted(file.parent for file in path.rglob(CONFIG) if (file.parent / METRICS).exists())
+        found = sorted(file.parent for file in path.rglob(CONFIG) if is_run(file.parent))
         if not found:
-            raise UserError(f"{path} holds no run: no directory in it has {CONFIG} and {METRICS}")
+            raise UserError(f"{path} holds no run: no directory in it has {CONFIG} and {METRICS} or {LOG}")
         directories += found
     return [read_run(directory) for directory in dict.fromkeys(directories)]
+
+
+def is_run(directory: Path) -> bool:
+    """Return whether a directory with a configuration is that of a run, be it one that failed before its first row."""
+    return (directory / METRICS).exists() or (directory / LOG).exists()
 
 
 def read_run(directory: Path) -> Run:
     """Return one run, as far as it can be read; whatever could not be is in `warnings`."""
     warnings: list[str] = []
     config = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
-    summary = {}
-    if (directory / SUMMARY).exists():
-        summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+    summary = read_json(directory / SUMMARY, warnings) or {}
+    profiles = {file.stem: read_json(file, warnings) for file in sorted((directory / PROFILES).glob("*.json"))}
     return Run(
         name=str(directory),
         config=dict(flatten(config)),
@@ -61,17 +69,26 @@ def read_run(directory: Path) -> Run:
         summary=summary,
         status=status_of(directory, summary),
         warnings=warnings,
-        profiles=[
-            json.loads(file.read_text(encoding="utf-8")) | {"name": file.stem}
-            for file in sorted((directory / PROFILES).glob("*.json"))
-        ],
+        profiles=[profile | {"name": name} for name, profile in profiles.items() if profile],
     )
+
+
+def read_json(file: Path, warnings: list[str]) -> dict[str, Any] | None:
+    """Return the object in a file, or None with a warning if it is damaged, or None if there is no file."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        warnings.append(f"{file} is damaged: left out")
+        return None
 
 
 def read_rows(file: Path, warnings: list[str]) -> Rows:
     """Return the rows of a metrics file up to the first line that is not one, with a warning if there is one."""
     rows: Rows = []
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             rows.append({**row, "env_steps": int(row["env_steps"])})
@@ -87,9 +104,12 @@ def status_of(directory: Path, summary: dict[str, Any]) -> str:
     if reason is not None:
         return reason if reason == "finished" else f"stopped by {reason}"
     log = directory / LOG
-    if log.exists() and "the run failed" in (text := log.read_text(encoding="utf-8", errors="replace")):
-        return f"failed: {text.strip().splitlines()[-1]}"
-    return "unfinished"
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    _, failed, after = text.rpartition("the run failed")
+    if not failed or "going on from" in after:  # never failed, or resumed since
+        return "unfinished"
+    trace = list(itertools.takewhile(lambda line: not TIME.match(line), after.strip().splitlines()))
+    return f"failed: {trace[-1] if trace else 'see train.log'}"
 
 
 def flatten(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

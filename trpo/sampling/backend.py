@@ -1,7 +1,9 @@
 """A vector environment whose processes can hang, die and be interrupted without taking the run along unexplained."""
 
 import contextlib
+import functools
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,7 +23,7 @@ class Backend:
 
     def __init__(self, config: EnvConfig) -> None:
         self.timeout = config.timeout or None
-        self.envs = make_vector_env(config, worker=make_worker_env)
+        self.envs = make_vector_env(config, worker=functools.partial(make_worker_env, trainer=os.getpid()))
         self.broken = False
 
     def reset(self, *, seed: Any, options: dict[str, Any] | None = None) -> Any:
@@ -64,12 +66,13 @@ class Backend:
             raise
 
 
-def make_worker_env(config: EnvConfig) -> gymnasium.Env:
+def make_worker_env(config: EnvConfig, *, trainer: int) -> gymnasium.Env:
     """Return an environment in a process of its own, which leaves signals to the process that trains.
 
     Ctrl-C and a batch system's SIGTERM reach every process of the group; the trainer still needs this one to
-    finish its iteration.
+    finish its iteration. (Gymnasium also makes one environment in the trainer, to read the spaces.)
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.getpid() != trainer:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return make_env(config)

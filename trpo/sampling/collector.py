@@ -88,7 +88,8 @@ class Collector:
         self.returns += np.where(valid, transition.rewards.numpy(), 0.0)
         self.lengths += valid
         ended = (transition.terminated | transition.truncated).numpy()
-        finished = list(zip(self.returns[ended].tolist(), self.lengths[ended].tolist(), strict=True))
+        whole = ended & ~transition.interrupted.numpy()
+        finished = list(zip(self.returns[whole].tolist(), self.lengths[whole].tolist(), strict=True))
         self.returns[ended] = 0.0
         self.lengths[ended] = 0
         return finished

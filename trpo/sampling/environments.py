@@ -10,6 +10,7 @@ from torch import Tensor
 from trpo import seeds
 from trpo.config import EnvConfig
 from trpo.sampling.backend import Backend
+from trpo.sampling.history import History
 from trpo.sampling.interface import make_interface
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Transition(NamedTuple):
     terminated: Tensor  # (B,) bool
     truncated: Tensor  # (B,) bool
     valid: Tensor  # (B,) bool; False where the backend spent the step on a reset
+    interrupted: Tensor  # (B,) bool; truncated by a restart of ours, not by the environment
 
 
 class Environments:
@@ -53,10 +55,13 @@ class Environments:
         self.episodes = np.zeros(self.num_envs, dtype=np.int64)  # started, per environment
         self.restarts = 0  # of a vector entry point
         self.restart_after = self._restart_after()  # steps of the vector
-        self.history: list[Tensor] = []  # actions (B, A) of the steps since the earliest episode under way began
-        self.began = np.zeros(self.num_envs, dtype=np.int64)  # where in the history each environment's episode began
+        self.history = History(self.num_envs)
         self.resetting = torch.zeros(self.num_envs, dtype=torch.bool)
-        self.observations = self._start()  # (B, O) to act on next
+        try:
+            self.observations = self._start()  # (B, O) to act on next
+        except BaseException:
+            self.backend.close()
+            raise
 
     def step(self, actions: Tensor) -> Transition:
         """Step every environment with policy actions (B, A).
@@ -70,10 +75,11 @@ class Environments:
         self.observations = transition.next_observations
         if self.masked_resets:
             if ended.any():
-                self.began[ended.numpy()] = len(self.history)
+                self.history.begin(ended.numpy())
                 self.observations = self._reset(ended.numpy())
-        elif len(self.history) >= self.restart_after:
-            transition = transition._replace(truncated=transition.valid & ~transition.terminated)
+        elif self.history.length >= self.restart_after:
+            cut = transition.valid & ~ended
+            transition = transition._replace(truncated=transition.truncated | cut, interrupted=cut)
             self._restart()
         else:
             self.resetting = ended
@@ -85,13 +91,13 @@ class Environments:
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs to bring fresh environments to this very step."""
-        self._forget()
+        if self.masked_resets:  # a vector entry point is replayed from its restart, and needs them all
+            self.history.forget()
         return {
             "steps": self.steps,
             "episodes": torch.from_numpy(self.episodes.copy()),
             "restarts": self.restarts,
-            "history": torch.stack(self.history) if self.history else torch.empty(0),
-            "began": torch.from_numpy(self.began.copy()),
+            "history": self.history.state(),
             "observations": self.observations,
         }
 
@@ -102,7 +108,7 @@ class Environments:
         from where the replay led.
         """
         self.restarts, self.episodes = state["restarts"], state["episodes"].numpy().copy()
-        self.history, self.began = list(state["history"]), state["began"].numpy().copy()
+        self.history.restore(state["history"])
         self.observations = self._replay_episodes() if self.masked_resets else self._replay_since_restart()
         self.steps = state["steps"]
         same = (self.observations == state["observations"]).all(dim=1)
@@ -124,6 +130,7 @@ class Environments:
             terminated=torch.from_numpy(np.array(terminated, dtype=bool)) & valid,
             truncated=torch.from_numpy(np.array(truncated, dtype=bool)) & valid,
             valid=valid,
+            interrupted=torch.zeros_like(valid),
         )
 
     def _reset(self, ended: np.ndarray) -> Tensor:
@@ -150,36 +157,32 @@ class Environments:
     def _replay_episodes(self) -> Tensor:
         """Return observations (B, O) after every environment went through its current episode again.
 
-        All step together, as they must, and each one's episode starts so that all end together; what an
-        environment does before is thrown away.
+        They can only step together, so their episodes are aligned at the end; what runs before is filler, thrown
+        away by the reset that begins the episode:
+
+            environment 0   ▏filler filler▕episode episode episode▏now
+            environment 1   ▏episode episode episode episode episode▏now
+            environment 2   ▏filler filler filler filler filler▕     now, just reset
         """
+        began, length = self.history.began, self.history.length
         observations = self._begin(np.ones(self.num_envs, dtype=bool))
-        for index, actions in enumerate(self.history):
-            starting = self.began == index
-            if starting.any() and index:
+        for index in range(length):
+            if index and (starting := began == index).any():
                 observations = self._begin(starting)
-            transition = self._step(actions)
+            transition = self._step(self.history.rows[index])
             observations = transition.next_observations
-            early = (transition.terminated | transition.truncated).numpy() & (self.began > index)
-            if early.any():
-                observations = self._begin(early)
-        starting = self.began == len(self.history)
-        return self._begin(starting) if starting.any() else observations
+            filler_ended = (transition.terminated | transition.truncated).numpy() & (began > index)
+            if filler_ended.any():
+                observations = self._begin(filler_ended)
+        return self._begin(starting) if (starting := began == length).any() else observations
 
     def _replay_since_restart(self) -> Tensor:
         observations = self._start()
-        for actions in self.history:
+        for actions in self.history.rows[: self.history.length]:
             transition = self._step(actions)
             self.resetting = transition.terminated | transition.truncated
             observations = transition.next_observations
         return observations
-
-    def _forget(self) -> None:
-        """Drop the actions before the earliest episode under way; a vector entry point needs them all."""
-        if self.masked_resets:
-            past = int(self.began.min())
-            del self.history[:past]
-            self.began -= past
 
     def _restart_after(self) -> int:
         if self.config.restart_every:
@@ -192,7 +195,7 @@ class Environments:
         return self._finite("observation", self.interface.encode(raw))
 
     def _finite(self, signal: str, values: Tensor) -> Tensor:
-        if not torch.isfinite(values).all():
+        if not np.isfinite(values.numpy()).all():  # three times as fast as torch's on so few numbers
             environment, *component = (~torch.isfinite(values)).nonzero()[0].tolist()
             name = signal + "".join(f"[{i}]" for i in component)
             raise FloatingPointError(

@@ -10,6 +10,7 @@ import torch
 from trpo import seeds
 from trpo.config import EnvConfig, UserError
 from trpo.models.agent import Agent
+from trpo.sampling.collector import single_thread
 from trpo.sampling.interface import make_interface
 from trpo.sampling.making import make_env
 
@@ -50,7 +51,8 @@ def evaluate(
     """
     width = 1 if video else min(episodes, MOST_ENVIRONMENTS)
     envs = [make_recorded_env(config, video) if video else make_env(config) for _ in range(width)]
-    noise = seeds.generator(seed, seeds.Role.EVALUATION_ACTIONS, number) if stochastic else None
+    device = next(agent.parameters()).device
+    noise = seeds.generator(seed, seeds.Role.EVALUATION_ACTIONS, number, device=device) if stochastic else None
     starts = [seeds.integer(seed, seeds.Role.EVALUATION_ENVIRONMENTS, number, i) for i in range(episodes)]
     outcomes: list[tuple[float, int]] = []
     try:
@@ -62,6 +64,7 @@ def evaluate(
     return Evaluation([total for total, _ in outcomes], [length for _, length in outcomes])
 
 
+@single_thread()
 def run_episodes(
     agent: Agent, envs: list[gymnasium.Env], starts: list[int], noise: torch.Generator | None
 ) -> list[tuple[float, int]]:

@@ -1,6 +1,7 @@
 """No key is without effect: a changed value changes the policy, or something else that can be seen."""
 
 import dataclasses
+import operator
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from trpo.compose import load_config
 from trpo.config import UserError
 from trpo.keys import fields_by_key
 from trpo.record import progress, run_directory
-from trpo.resume import plan_job
+from trpo.resume import Composed, plan_job
 from trpo.run import train
 from trpo.sampling.backend import Backend
 from trpo.train import resolve_device
@@ -124,6 +125,11 @@ def saved_elsewhere(config, directory):
     return [file.name for file in elsewhere.glob("*.pt")]
 
 
+def goes_on(config, directory):
+    composed = Composed([], lambda key: operator.attrgetter(key)(config), lambda: config)
+    return plan_job(composed, run_of(config, directory), load_config).resume
+
+
 # The other keys: what is seen elsewhere, with two values that must show differently.
 SEEN = {
     "device": (device_of, ["device=cpu"], ["device=cuda:99"]),
@@ -135,7 +141,7 @@ SEEN = {
     "record.profile_every": (files_in("profiles"), ["record.profile_every=0"], ["record.profile_every=1"]),
     "record.dump_every": (files_in("dumps"), ["record.dump_every=0"], ["record.dump_every=1"]),
     "run.deterministic": (deterministic_after, ["run.deterministic=false"], ["run.deterministic=true"]),
-    "run.resume": (lambda c, d: plan_job(c, [], run_of(c, d), load_config).resume, [], ["run.resume=auto"]),
+    "run.resume": (goes_on, [], ["run.resume=auto"]),
     "run.fallback_directory": (saved_elsewhere, [], ["run.fallback_directory=elsewhere"]),
     "record.progress": (bar_is_shown, ["record.progress=true"], ["record.progress=false"]),
     "run.total_steps": (lambda c, d: len(rows(run_of(c, d))), ["run.total_steps=96"], ["run.total_steps=128"]),

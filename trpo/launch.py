@@ -9,19 +9,19 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from trpo.compose import CONFIGS, compose_jobs, load_config, one_line, register_schema, to_config
 from trpo.config import UserError, first_line
 from trpo.record import run_directory
-from trpo.resume import AUTO, plan_job
+from trpo.resume import AUTO, Composed, plan_job
 from trpo.run import train
 from trpo.sampling.making import check_environment
 from trpo.train import resolve_device
@@ -91,7 +91,7 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> None:
         directory = job_directory(job, number, jobs[0] if multirun else None)
         if taken.setdefault(directory.resolve(), number) != number:
             raise UserError(f"jobs {taken[directory.resolve()]} and {number} would share {directory}")
-        plan = plan_job(to_config(job), list(job.hydra.overrides.task), directory, load_config)
+        plan = plan_job(as_typed(job, job.hydra.overrides.task), directory, load_config)
         if plan.finished:
             continue
         resolve_device(plan.config)
@@ -100,6 +100,19 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> None:
             seen.add(environment)
         if not plan.resume:
             run_directory.check_free(directory)
+
+
+def as_typed(job: DictConfig, overrides: ListConfig) -> Composed:
+    """Return a composed job for `plan_job`, which knows no Hydra."""
+
+    def select(key: str) -> Any:
+        value = OmegaConf.select(job, key)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True)
+        return tuple(value) if isinstance(value, list) else value
+
+    typed = [str(line) for line in OmegaConf.to_container(overrides, resolve=False)]
+    return Composed(typed, select, lambda: to_config(job))
 
 
 def job_directory(job: DictConfig, number: int, first: DictConfig | None) -> Path:
@@ -147,7 +160,7 @@ def run_job(composed: DictConfig) -> int:
     """Train one job in the directory that Hydra made for it and return its exit code."""
     settings = HydraConfig.get()
     directory = Path(settings.runtime.output_dir)
-    plan = plan_job(to_config(composed), list(settings.overrides.task), directory, load_config)
+    plan = plan_job(as_typed(composed, settings.overrides.task), directory, load_config)
     if plan.finished:
         print(f"{directory} holds a finished run: nothing to do")
         return 0

@@ -1,12 +1,12 @@
 """What a job is going to do in its directory: start, go on, or nothing."""
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trpo.config import Config, UserError
-from trpo.keys import flat
 from trpo.record import run_directory
 
 AUTO = "auto"
@@ -34,42 +34,64 @@ class Plan(NamedTuple):
     finished: bool  # whether there is nothing left to do
 
 
-def plan_job(composed: Config, typed: list[str], directory: Path, load_config: Callable[[Path], Config]) -> Plan:
-    """Return the plan for a composed configuration and the overrides that were typed for it.
+class Composed(NamedTuple):
+    """A job as it was typed; checked only if it starts afresh, for a run that goes on has a configuration already."""
+
+    overrides: list[str]
+    select: Callable[[str], Any]  # key to value
+    config: Callable[[], Config]  # the whole, or `UserError`
+
+
+def plan_job(composed: Composed, directory: Path, load_config: Callable[[Path], Config]) -> Plan:
+    """Return the plan for a job in its directory.
 
     A run that goes on keeps the configuration that it was started with. Overrides that repeat it are accepted,
     `CHANGEABLE` ones applied, all others refused with a `UserError`.
     """
-    asked = composed.run.resume
-    composed = changed(composed, "run.resume", "")
+    asked = composed.select("run.resume")
     if not asked or (asked == AUTO and not (directory / run_directory.CONFIG).exists()):
-        return Plan(composed, typed, resume=False, finished=False)
+        config = changed(composed.config(), "run.resume", "")
+        typed = [line for line in composed.overrides if key_of(line) != "run.resume"]
+        return Plan(config, typed, resume=False, finished=False)
     run_directory.check_is_run(directory)
     config = load_config(directory / run_directory.CONFIG)
     before = run_directory.read_overrides(directory)
-    for line in typed:
+    for line in composed.overrides:
         config = merged(config, composed, line, before)
     steps = run_directory.finished_steps(directory)
     finished = steps is not None and steps >= config.run.total_steps
     if finished and asked != AUTO:
         raise UserError(f"{directory} holds a finished run of {steps} steps; a larger run.total_steps makes it go on")
-    return Plan(config, list(dict.fromkeys([*before, *typed])), resume=True, finished=finished)
+    return Plan(config, recorded([*before, *composed.overrides]), resume=True, finished=finished)
 
 
-def merged(config: Config, composed: Config, line: str, before: list[str]) -> Config:
+def merged(config: Config, composed: Composed, line: str, before: list[str]) -> Config:
     """Return the stored configuration with one typed override taken in, or raise `UserError`."""
-    key = line.lstrip("+").split("=", 1)[0]
+    key = key_of(line)
     if key == "task":
         if line not in before:
             raise UserError(f"{line}: the run was not started with this task, and a run keeps the one it has")
         return config
-    if key in CHANGEABLE:
-        return config if key == "run.resume" else changed(config, key, flat(composed)[key])
+    if key == "run.resume":
+        return config
     name = "env.kwargs" if key.startswith("env.kwargs.") else key
-    old, new = flat(config)[name], flat(composed)[name]
+    old, new = operator.attrgetter(name)(config), composed.select(name)
+    if key in CHANGEABLE:
+        return changed(config, key, new)
     if old != new:
         raise UserError(f"{key} decides the numbers, so a run that goes on keeps it: it is {old}, {new} was asked for")
     return config
+
+
+def recorded(lines: list[str]) -> list[str]:
+    """Return the overrides that would start the same run: the last line for each key, none that resumes."""
+    latest = {key_of(line): line for line in lines}
+    return [line for key, line in latest.items() if key != "run.resume"]
+
+
+def key_of(line: str) -> str:
+    """Return the key that an override sets."""
+    return line.lstrip("+").split("=", 1)[0]
 
 
 def changed(config: Config, key: str, value: Any) -> Config:

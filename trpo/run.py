@@ -75,6 +75,7 @@ class Session:
         found = checkpoint.newest_readable(self.directory / run_directory.CHECKPOINTS)
         if found is not None:
             file, state = found
+            checkpoint.set_aside(file.parent, file)
             self.exact = self.trainer.restore(state) and state["exact"]
             self.final, self.best = state["final_evaluation"], state["best_evaluation"]
             self.outcomes.update(state["outcomes"])

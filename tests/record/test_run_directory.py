@@ -41,6 +41,7 @@ def test_the_summary_is_that_of_the_run(run):
         "exact",
         "exit_reason",
         "iterations",
+        "outcomes",
         "env_steps",
         "seconds",
         "steps_per_second",

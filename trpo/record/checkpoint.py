@@ -58,6 +58,13 @@ def remove_oldest(directory: Path, *, keep: int) -> None:
         old.unlink()
 
 
+def set_aside(directory: Path, newest: Path) -> None:
+    """Rename the numbered checkpoints after `newest`, which could not be read, so that none passes for the newest."""
+    for path in numbered(directory):
+        if path > newest:
+            path.rename(path.with_name(path.name + ".damaged"))
+
+
 def newest_readable(directory: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the newest numbered checkpoint that can be read, and its state; damaged ones are reported and passed.
 

@@ -1,5 +1,6 @@
 """The picture of one policy step, from plain data."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,4 +48,5 @@ def mark_candidates(panel: Axes, candidates: list[dict[str, Any]], height: str) 
         marker, color = MARKERS.get(verdict, OTHER_MARKER)
         label = None if verdict in labelled else verdict.replace("_", " ")
         labelled.add(verdict)
-        panel.plot(candidate["fraction"], candidate[height], marker, color=color, label=label, linestyle="")
+        value = math.nan if candidate[height] is None else candidate[height]  # NaN: nothing but the legend
+        panel.plot([candidate["fraction"]], [value], marker, color=color, label=label, linestyle="")

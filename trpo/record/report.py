@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
+from trpo.config import UserError
 from trpo.record.figures import draw_profile
 from trpo.record.report_figures import (
     RETURN,
@@ -37,7 +38,10 @@ def write_report(runs: Sequence[Run], directory: Path) -> Path:
 
     Everything is inside the page: it opens without a network and can be sent. Names and values are escaped.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory} cannot be made: {error.strerror}") from error
     template = jinja2.Template((Path(__file__).parent / "report.html.jinja").read_text("utf-8"), autoescape=True)
     environments = by_environment(runs)
     differing = [*(["env.id"] if len(environments) > 1 else []), *differing_keys(runs)]

@@ -18,7 +18,7 @@ CONFIDENCE = 0.95
 
 
 class Score:
-    """The final evaluations of a group's finished runs: interquartile mean with a bootstrap interval (Agarwal et al. 2021)."""
+    """Final evaluations of finished runs: interquartile mean, bootstrap interval (Agarwal et al. 2021)."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         finished = [run for run in runs if run.status == FINISHED]

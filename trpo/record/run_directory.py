@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from trpo.config import UserError
+from trpo.config import UserError, first_line
 from trpo.record.files import write_atomically
 
 CONFIG = "config.yaml"
@@ -50,7 +50,15 @@ def finished_steps(directory: Path) -> int | None:
 def read_overrides(directory: Path) -> list[str]:
     """Return the overrides that a run was started with."""
     file = directory / OVERRIDES
-    return [str(line) for line in yaml.safe_load(file.read_text(encoding="utf-8")) or []] if file.exists() else []
+    if not file.exists():
+        return []
+    try:
+        lines = yaml.safe_load(file.read_text(encoding="utf-8")) or []
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is damaged: {first_line(error)}") from error
+    if not isinstance(lines, list):
+        raise UserError(f"{file} is damaged: it holds no list")
+    return [str(line) for line in lines]
 
 
 def check_is_run(directory: Path) -> None:

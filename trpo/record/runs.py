@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from trpo.config import UserError
+from trpo.config import UserError, first_line
 from trpo.record.run_directory import CONFIG, LOG, METRICS, PROFILES, SUMMARY
 
 TIME = re.compile(r"\d{4}-\d\d-\d\d ")  # how a line of train.log begins
@@ -59,12 +59,17 @@ def is_run(directory: Path) -> bool:
 def read_run(directory: Path) -> Run:
     """Return one run, as far as it can be read; whatever could not be is in `warnings`."""
     warnings: list[str] = []
-    config = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
+    try:
+        config = dict(flatten(yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))))
+    except (yaml.YAMLError, AttributeError) as error:
+        raise UserError(
+            f"{directory / CONFIG} is damaged, so nothing is known of that run: {first_line(error)}"
+        ) from error
     summary = read_json(directory / SUMMARY, warnings) or {}
     profiles = {file.stem: read_json(file, warnings) for file in sorted((directory / PROFILES).glob("*.json"))}
     return Run(
         name=str(directory),
-        config=dict(flatten(config)),
+        config=config,
         rows=read_rows(directory / METRICS, warnings),
         summary=summary,
         status=status_of(directory, summary),

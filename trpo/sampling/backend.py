@@ -47,8 +47,10 @@ class Backend:
         if self.broken and isinstance(self.envs, AsyncVectorEnv):
             for process in self.envs.processes:
                 process.kill()
+                process.join()
             with contextlib.suppress(EOFError, OSError, gymnasium.error.NoAsyncCallError):
                 self.envs.close(terminate=True)
+            self.envs.closed = True  # or its finaliser would try again
         else:
             self.envs.close()
 

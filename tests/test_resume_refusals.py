@@ -1,0 +1,214 @@
+"""What may change when a run goes on, what may not, and what is no run to go on with."""
+
+import shutil
+
+import pytest
+import yaml
+from runs import TINY, everything_below, fingerprints, refusal, rows, summary, train_tiny
+
+from trpo import cli
+from trpo.compose import load_config
+from trpo.keys import fields_by_key, flat
+from trpo.resume import CHANGEABLE
+
+# One iteration after the warm-up.
+SHORT = ("run.total_steps=64", "run.evaluation_episodes=0")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    assert train_tiny(directory, *SHORT) == 0
+    return directory
+
+
+@pytest.fixture
+def run(finished, tmp_path, monkeypatch):
+    """A copy of a finished run, to be changed; it is `run` of the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in everything_below(directory) if path.is_file()}
+
+
+def sweep(*arguments):
+    return cli.train(["-m", "task=cartpole", *TINY, *SHORT, "hydra.sweep.dir=sweep", *arguments])
+
+
+# run.resume=auto
+
+
+def test_auto_starts_in_an_empty_directory_and_in_one_that_is_not_there(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "absent"):
+        assert train_tiny(name, *SHORT, "run.resume=auto") == 0
+        assert fingerprints(tmp_path / name) == fingerprints(run)
+
+
+def test_auto_leaves_a_finished_run_alone_and_says_so(run, capsys):
+    before = contents(run)
+    assert train_tiny("run", *SHORT, "run.resume=auto") == 0
+    told = capsys.readouterr()
+    assert told.out == f"{run} holds a finished run: nothing to do\n"
+    assert told.err == ""
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("from_the_start", [True, False], ids=["asked from the start", "asked afterwards"])
+def test_auto_resumes_every_job_of_a_sweep(from_the_start, run, tmp_path):
+    again = ["seed=0,1", "run.resume=auto"]
+    assert sweep(*again[: 1 + from_the_start]) == 0
+    jobs = sorted((tmp_path / "sweep").glob("[01]*"))
+    expected = [fingerprints(job) for job in jobs]
+    untouched = contents(jobs[0])
+    (jobs[1] / "summary.json").unlink()  # as if it had been killed
+    shutil.rmtree(jobs[1] / "checkpoints")
+    assert sweep(*again) == 0
+    assert sorted((tmp_path / "sweep").glob("[01]*")) == jobs
+    assert contents(jobs[0]) == untouched
+    assert [fingerprints(job) for job in jobs] == expected
+    assert summary(jobs[1])["exit_reason"] == "finished"
+
+
+# run.resume=DIR
+
+
+def test_a_finished_run_is_refused_unless_more_steps_are_asked_for(run):
+    before = contents(run)
+    line = refusal(cli.train, "run.resume=run")
+    assert "finished" in line
+    assert "run.total_steps" in line
+    assert contents(run) == before
+    assert cli.train(["run.resume=run", "run.total_steps=96"]) == 0
+    assert summary(run)["env_steps"] == 96
+
+
+def test_a_directory_that_is_no_run_is_refused_by_name(run, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "file").touch()
+    for name in ("absent", "notes", "file"):
+        assert name in refusal(cli.train, f"run.resume={name}")
+
+
+@pytest.mark.parametrize("names", [("config.yaml",), ("overrides.yaml",), ("config.yaml", "overrides.yaml")])
+@pytest.mark.parametrize("text", ["", "a: [", "7\n"])
+def test_a_run_whose_files_are_damaged_is_refused_or_goes_on_but_never_fails(names, text, run):
+    (run / "summary.json").unlink()
+    for name in names:
+        (run / name).write_text(text)
+    try:
+        code = cli.train(["run.resume=run", "run.total_steps=96"])
+    except Exception as error:
+        pytest.fail(f"a traceback for the person: {error!r}")
+    assert code in (0, 2)
+    assert (len(rows(run)) == 2) == (code == 0)
+
+
+# Overrides
+
+
+def test_overrides_that_repeat_what_the_run_has_are_accepted(run):
+    repeated = ["task=cartpole", *TINY, *SHORT, "seed=0", "trust_region.max_kl=0.01"]
+    assert cli.train([*repeated, "run.resume=run", "run.total_steps=96"]) == 0
+
+
+def test_an_override_is_compared_with_what_the_run_has_and_not_with_the_defaults(run):
+    own = ["env.backend=async", "env.timeout=20", "policy.min_log_std=-9", "policy.initial_log_std=-8"]
+    assert train_tiny("own", *SHORT, *own) == 0
+    for steps, override in enumerate(own, start=3):
+        assert cli.train([override, "run.resume=own", f"run.total_steps={32 * steps}"]) == 0, override
+
+
+# Another value of every key that may change.
+APPLIED = {
+    "run.total_steps": 96,
+    "run.evaluate_every": 32,
+    "run.evaluation_episodes": 1,
+    "run.checkpoint_every": 32,
+    "run.keep_checkpoints": 2,
+    "run.fallback_directory": "elsewhere",
+    "record.progress": False,
+    "record.profile_every": 1,
+    "record.dump_every": 1,
+}
+# Another value of every key that may not.
+REFUSED = {
+    "seed": 1,
+    "device": "cpu",
+    "env.id": "Acrobot-v1",
+    "env.backend": "async",
+    "env.num_envs": 3,
+    "env.timeout": 3.0,
+    "env.restart_every": 50,
+    "policy.hidden_sizes": [8, 8],
+    "policy.activation": "relu",
+    "policy.initial_log_std": 0.0,
+    "policy.min_log_std": -4.0,
+    "normalize.observations": False,
+    "normalize.rewards": False,
+    "normalize.advantages": False,
+    "advantage.gamma": 0.5,
+    "advantage.lam": 0.5,
+    "trust_region.max_kl": 0.02,
+    "trust_region.cg_iterations": 3,
+    "trust_region.cg_tolerance": 0.5,
+    "trust_region.damping": 0.5,
+    "trust_region.max_backtracks": 1,
+    "trust_region.backtrack_factor": 0.5,
+    "trust_region.fisher": "hessian",
+    "trust_region.fisher_fraction": 0.5,
+    "trust_region.micro_batch": 7,
+    "critic.hidden_sizes": [9],
+    "critic.activation": "relu",
+    "critic.learning_rate": 0.01,
+    "critic.epochs": 3,
+    "critic.minibatch_size": 8,
+    "run.steps_per_iteration": 48,
+    "run.threads": 2,
+    "run.deterministic": True,
+}
+
+
+def typed(key, value):
+    return f"{key}={value}".replace(" ", "")
+
+
+def test_every_key_is_in_one_of_the_two_tables():
+    assert set(APPLIED) | {"run.resume"} == set(CHANGEABLE)
+    assert set(APPLIED) | set(REFUSED) | {"run.resume", "env.kwargs"} == {key for key, _ in fields_by_key()}
+
+
+@pytest.mark.parametrize("key", APPLIED)
+def test_a_key_of_length_and_recording_is_applied_and_recorded(key, run):
+    assert str(flat(load_config(run / "config.yaml"))[key]) != str(APPLIED[key])
+    assert cli.train(["run.resume=run", "run.total_steps=96", typed(key, APPLIED[key])]) == 0
+    assert flat(load_config(run / "config.yaml"))[key] == APPLIED[key]
+    assert typed(key, APPLIED[key]) in yaml.safe_load((run / "overrides.yaml").read_text())
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_a_key_that_decides_the_numbers_is_refused_with_both_values(key, run):
+    before, has = contents(run), flat(load_config(run / "config.yaml"))[key]
+    line = refusal(cli.train, "run.resume=run", "run.total_steps=96", typed(key, REFUSED[key]))
+    assert line.startswith(f"trpo-train: {key}")
+    assert str(has) in line.removeprefix(key)
+    assert str(REFUSED[key]).strip("[]") in line
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("override", ["+env.kwargs.sutton_barto_reward=true", "task=acrobot", "task=pendulum"])
+def test_another_task_and_other_arguments_of_the_environment_are_refused(override, run):
+    before = contents(run)
+    line = refusal(cli.train, "run.resume=run", "run.total_steps=96", override)
+    assert override.lstrip("+").split("=")[0] in line
+    assert contents(run) == before
+
+
+def test_a_run_can_be_repeated_from_the_overrides_that_its_resumption_recorded(run, tmp_path):
+    assert train_tiny("run", *SHORT, "run.total_steps=96", "run.resume=auto") == 0
+    recorded = yaml.safe_load((run / "overrides.yaml").read_text())
+    assert cli.train([*recorded, "hydra.run.dir=again"]) == 0
+    assert fingerprints(tmp_path / "again") == fingerprints(run)
+    assert load_config(tmp_path / "again" / "config.yaml") == load_config(run / "config.yaml")

@@ -111,8 +111,9 @@ def as_typed(job: DictConfig, overrides: ListConfig) -> Composed:
             value = OmegaConf.to_container(value, resolve=True)
         return tuple(value) if isinstance(value, list) else value
 
-    typed = [str(line) for line in OmegaConf.to_container(overrides, resolve=False)]
-    return Composed(typed, select, lambda: to_config(job))
+    lines = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(lines, list)
+    return Composed([str(line) for line in lines], select, lambda: to_config(job))
 
 
 def job_directory(job: DictConfig, number: int, first: DictConfig | None) -> Path:
@@ -158,7 +159,7 @@ def run_hydra(arguments: list[str]) -> int:
 
 def run_job(composed: DictConfig) -> int:
     """Train one job in the directory that Hydra made for it and return its exit code."""
-    settings = HydraConfig.get()
+    settings: Any = HydraConfig.get()
     directory = Path(settings.runtime.output_dir)
     plan = plan_job(as_typed(composed, settings.overrides.task), directory, load_config)
     if plan.finished:

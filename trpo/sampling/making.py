@@ -13,6 +13,7 @@ from trpo.config import EnvConfig, UserError, first_line
 from trpo.sampling.interface import Interface, make_interface
 
 log = logging.getLogger(__name__)
+log.setLevel(logging.INFO)
 
 
 def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
@@ -32,11 +33,12 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
 @functools.cache
 def log_once(message: str) -> None:
     """Log a warning of MuJoCo, which would else print it for every model and leave a file where the person is."""
-    log.warning("MuJoCo: %s", message)
+    log.info("MuJoCo: %s", message)
 
 
 def make_vector_env(config: EnvConfig, *, worker: Callable[[EnvConfig], gymnasium.Env]) -> VectorEnv:
     """Return `num_envs` environments on the configured backend; `worker` makes those with a process of their own."""
+    log_once.cache_clear()  # once per run
     if config.backend == "vector":
         return make_vector_entry_point(config)
     if config.backend == "async":

@@ -22,10 +22,10 @@ train: $(READY) ## Train the quick start (CartPole, about ten seconds) and say w
 	@echo "Evaluate it: $(BIN)/trpo-evaluate RUN_DIRECTORY    Watch it: make tensorboard"
 
 test: $(READY) ## Run the test suite (a few minutes)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 test-slow: $(READY) ## Run the learning runs and whole-process checks
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 -m slow
 
 lint: $(READY) ## Check formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -159,7 +159,7 @@ wrong_type = st.tuples(
 ).map(lambda pair: (pair[0], "=".join(pair)))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(bad=out_of_range | misspelt | wrong_type, seed=st.integers(0, 9), first=st.booleans())
 def test_no_bad_configuration_gets_past_the_command(bad, seed, first):
     name, override = bad
@@ -221,4 +221,13 @@ def test_a_process_with_a_mistake_says_one_line_and_exits_2(command, said, elsew
     ended = process(*command, cwd=elsewhere)
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
     assert ended.stderr.startswith(said)
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [arguments for arguments, _ in MISTAKES[::4]], ids=" ".join)
+def test_every_fourth_mistake_as_a_process_says_one_line_and_exits_2(arguments, elsewhere):
+    ended = process(SCRIPTS / "trpo-train", *arguments, cwd=elsewhere)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert ended.stderr.startswith("trpo-train: ")
     assert list(elsewhere.iterdir()) == []

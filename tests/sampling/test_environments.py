@@ -1,6 +1,7 @@
 import multiprocessing
 
 import gymnasium
+import numpy as np
 import probes
 import pytest
 import torch
@@ -211,3 +212,29 @@ def test_checking_an_environment_gives_the_interface_of_running_it(make, backend
     running = make("Counting-v0", backend=backend).interface
     checked = check_environment(EnvConfig(id="Counting-v0", backend=backend))
     assert checked[:3] == running[:3] == (6, False, running.distribution)
+
+
+class Straying(probes.OneStep):
+    """One observation in two lies outside the space that the environment states."""
+
+    def step(self, action):
+        return np.full(1, 2 * self.state, dtype=np.float32), 0.0, False, False, {}
+
+
+gymnasium.register("Straying-v0", Straying)
+
+
+def test_an_observation_outside_its_space_is_said_once_and_learned_from(caplog):
+    environments = Environments(EnvConfig(id="Straying-v0", num_envs=2), seed=0)
+    for _ in range(3):
+        transition = environments.step(torch.zeros(2, 1))
+    environments.close()
+    assert transition.next_observations.abs().tolist() == [[2.0], [2.0]]
+    assert caplog.text.count("outside the environment's own space") == 1
+
+
+def test_observations_inside_their_space_are_not_remarked_upon(caplog):
+    environments = Environments(EnvConfig(id="CartPole-v1", num_envs=2), seed=0)
+    environments.step(torch.zeros(2, 1))
+    environments.close()
+    assert "outside" not in caplog.text

@@ -52,6 +52,7 @@ class Environments:
         envs = self.backend.envs
         self.interface = make_interface(envs.single_observation_space, envs.single_action_space)
         self.steps = 0  # of the vector
+        self.strayed = False  # whether an observation has lain outside its space
         self.episodes = np.zeros(self.num_envs, dtype=np.int64)  # started, per environment
         self.restarts = 0  # of a vector entry point
         self.restart_after = self._restart_after()  # steps of the vector
@@ -192,7 +193,11 @@ class Environments:
         return TIME_LIMITS_BETWEEN_RESTARTS * (limit or ASSUMED_TIME_LIMIT)
 
     def _encode(self, raw: Any) -> Tensor:
-        return self._finite("observation", self.interface.encode(raw))
+        observations = self._finite("observation", self.interface.encode(raw))
+        if not self.strayed and not self.interface.contains(raw):
+            self.strayed = True  # said once: many an environment strays by a rounding, and learning does not mind
+            log.warning("an observation at step %d lies outside the environment's own space", self.steps)
+        return observations
 
     def _finite(self, signal: str, values: Tensor) -> Tensor:
         if not np.isfinite(values.numpy()).all():  # three times as fast as torch's on so few numbers

@@ -23,6 +23,7 @@ class Interface(NamedTuple):
     observation_size: int  # O
     one_hot: bool  # observations are one-hot already: nothing to normalise
     distribution: Distribution
+    contains: Callable[[Any], bool]  # whether a batch of observations lies in the space
     encode: Encode  # a batch of observations to float32 (B, O), always a copy
     decode: Decode  # actions (B, A) to a batch of environment actions
 
@@ -31,7 +32,21 @@ def make_interface(observation_space: spaces.Space, action_space: spaces.Space) 
     """Return the interface for these spaces. Raises `UserError` naming a space that is not supported."""
     size, encode = make_encoder(observation_space)
     distribution, decode = make_decoder(action_space)
-    return Interface(size, isinstance(observation_space, spaces.Discrete), distribution, encode, decode)
+    return Interface(
+        observation_size=size,
+        one_hot=isinstance(observation_space, spaces.Discrete),
+        distribution=distribution,
+        contains=make_contains(observation_space),
+        encode=encode,
+        decode=decode,
+    )
+
+
+def make_contains(space: spaces.Space) -> Callable[[Any], bool]:
+    """Return the test of a batch of observations against the bounds of a `Box`; a `Discrete` one fails to encode."""
+    if not isinstance(space, spaces.Box) or not (space.bounded_below.any() or space.bounded_above.any()):
+        return lambda _: True
+    return lambda observations: bool(((observations >= space.low) & (observations <= space.high)).all())
 
 
 def make_encoder(space: spaces.Space) -> tuple[int, Encode]:

@@ -78,7 +78,7 @@ def main() -> int:
     return int(wrong > 0)
 
 
-KILLED = ("task=hopper", "run.total_steps=400_000", "run.checkpoint_every=2_048", "run.evaluate_every=100_000")
+KILLED = ("task=hopper", "run.total_steps=600_000", "run.checkpoint_every=2_048", "run.evaluate_every=100_000")
 
 
 def start(*arguments: str, limit: int | None = None) -> subprocess.Popen[str]:

@@ -12,9 +12,10 @@ import torch
 
 from trpo import cli
 from trpo.compose import compose_jobs, register_schema, to_config
-from trpo.models.agent import Agent, make_agent
+from trpo.models.agent import Agent
 from trpo.record import checkpoint
 from trpo.sampling.making import check_environment
+from trpo.train import agent_for
 
 TESTS = Path(__file__).parent
 SCRIPTS = Path(sys.executable).parent
@@ -62,13 +63,7 @@ def checkpoints(directory):
 
 def agent_of(config, file) -> Agent:
     """The agent that a checkpoint holds."""
-    interface = check_environment(config.env)
-    agent = make_agent(
-        config,
-        observation_size=interface.observation_size,
-        one_hot=interface.one_hot,
-        distribution=interface.distribution,
-    )
+    agent = agent_for(config, check_environment(config.env))
     agent.load_state_dict(checkpoint.load(file)["agent"])
     return agent
 

@@ -1,4 +1,4 @@
-"""The commands `trpo-train` and `trpo-evaluate`: arguments in, one exit code out."""
+"""The commands `trpo-train`, `trpo-evaluate` and `trpo-report`: arguments in, one exit code out."""
 
 import argparse
 import json
@@ -16,11 +16,12 @@ from trpo.compose import load_config, tasks
 from trpo.config import FINITE, UserError, describe_range, first_line
 from trpo.keys import fields_by_key
 from trpo.launch import launch, refuse
-from trpo.models.agent import Agent, make_agent
+from trpo.models.agent import Agent
 from trpo.record import checkpoint, run_directory
 from trpo.sampling.evaluation import Evaluation
 from trpo.sampling.evaluation import evaluate as evaluate_agent
 from trpo.sampling.making import check_environment
+from trpo.train import agent_for
 
 
 def train(arguments: list[str] | None = None) -> int:
@@ -124,13 +125,7 @@ def evaluate_command(arguments: list[str]) -> int:
     run_directory.check_is_run(options.run_directory)
     config = load_config(options.run_directory / run_directory.CONFIG)
     file, state = read_checkpoint(options.run_directory / run_directory.CHECKPOINTS, options.checkpoint)
-    interface = check_environment(config.env)
-    agent = make_agent(
-        config,
-        observation_size=interface.observation_size,
-        one_hot=interface.one_hot,
-        distribution=interface.distribution,
-    )
+    agent = agent_for(config, check_environment(config.env))
     load_agent(agent, state, file)
     evaluation = evaluate_agent(
         agent,

@@ -94,7 +94,10 @@ class Session:
             trainer.warm_up()
         self.boundary = self.state()
         try:
-            with Logger(self.directory, flat(trainer.config), self.first_step) as logger, self.progress() as bar:
+            with (
+                Logger(self.directory, flat(trainer.config), self.first_step) as logger,
+                Progress(trainer.config, done=trainer.env_steps) as bar,
+            ):
                 while not trainer.finished:
                     previous = trainer.env_steps
                     iteration = trainer.iterate()
@@ -115,10 +118,6 @@ class Session:
             self.save()
             raise
         return self.summary()
-
-    def progress(self) -> Progress:
-        """Return the progress bar, at the steps that are done."""
-        return Progress(self.trainer.config, done=self.trainer.env_steps)
 
     def evaluate(self) -> dict[str, float]:
         """Return the figures of an evaluation; keep the agent if it is the best so far."""

@@ -21,6 +21,7 @@ from trpo.numerics.params import flatten
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
 from trpo.sampling.evaluation import evaluate
+from trpo.sampling.interface import Interface
 from trpo.step_info import Outcome, StepInfo
 from trpo.trust_region import trust_region_step
 
@@ -55,13 +56,8 @@ class Trainer:
             raise
 
     def _make_parts(self) -> None:
-        config, interface = self.config, self.environments.interface
-        self.agent = make_agent(
-            config,
-            observation_size=interface.observation_size,
-            one_hot=interface.one_hot,
-            distribution=interface.distribution,
-        ).to(self.device)
+        config = self.config
+        self.agent = agent_for(config, self.environments.interface).to(self.device)
         self.optimizer = make_optimizer(self.agent.critic, config.critic)
         self.minibatches = seeds.generator(config.seed, seeds.Role.MINIBATCHES)
         self.collector = Collector(
@@ -197,6 +193,16 @@ class Trainer:
         normalizer.update(observations)
         after = policy(normalizer(observations))
         return figures, {"normalizer_kl": float(policy.distribution.kl(before, after).mean())}
+
+
+def agent_for(config: Config, interface: Interface) -> Agent:
+    """Return a fresh agent for environments with this interface."""
+    return make_agent(
+        config,
+        observation_size=interface.observation_size,
+        one_hot=interface.one_hot,
+        distribution=interface.distribution,
+    )
 
 
 def resolve_device(config: Config) -> torch.device:

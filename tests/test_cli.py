@@ -8,7 +8,7 @@ import gymnasium
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import SCRIPTS, process, refusal
+from tiny_runs import SCRIPTS, process, refusal
 
 from trpo import cli
 from trpo.keys import fields_by_key

@@ -5,7 +5,7 @@ import json
 
 import gymnasium
 import pytest
-from runs import compose
+from tiny_runs import compose
 
 from trpo.compose import tasks
 from trpo.config import (

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from runs import TINY, checkpoints, fingerprints, process, rows, same_tensors, train_tiny
+from tiny_runs import TINY, checkpoints, fingerprints, process, rows, same_tensors, train_tiny
 
 from trpo.record import checkpoint
 

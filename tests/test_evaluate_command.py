@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from runs import agent_of, checkpoints, refusal, train_tiny
+from tiny_runs import agent_of, checkpoints, refusal, train_tiny
 
 from trpo import cli
 from trpo.compose import load_config

@@ -5,7 +5,7 @@ import operator
 
 import pytest
 import torch
-from runs import TINY, checkpoints, compose, fingerprints, rows
+from tiny_runs import TINY, checkpoints, compose, fingerprints, rows
 
 from trpo.compose import load_config
 from trpo.config import UserError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from runs import TINY, checkpoints, fingerprints, rows, summary, train_tiny
+from tiny_runs import TINY, checkpoints, fingerprints, rows, summary, train_tiny
 
 from trpo import cli
 from trpo.record import checkpoint

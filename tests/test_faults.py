@@ -9,7 +9,7 @@ from pathlib import Path
 import faulty
 import pytest
 import torch
-from runs import TINY, checkpoints, fingerprints, rows, train_tiny
+from tiny_runs import TINY, checkpoints, fingerprints, rows, train_tiny
 
 from trpo import cli
 from trpo.record import checkpoint

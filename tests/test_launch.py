@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from runs import TINY, checkpoints, everything_below, fingerprints, summary, train_tiny
+from tiny_runs import TINY, checkpoints, everything_below, fingerprints, summary, train_tiny
 
 from trpo import cli
 from trpo.compose import compose_jobs, load_config, register_schema, slug, to_config

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from runs import environment_variables, rows, summary
+from tiny_runs import environment_variables, rows, summary
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from runs import environment_variables, rows
+from tiny_runs import environment_variables, rows
 
 # A run of its own process that notes its memory (kB) and open files before some iterations.
 DRIVER = """

@@ -6,8 +6,8 @@ import time
 
 import pytest
 import torch
-from runs import checkpoints, rows, summary, train_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import checkpoints, rows, summary, train_tiny
 
 from trpo import cli
 from trpo.record import checkpoint

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import yaml
-from runs import TINY, everything_below, fingerprints, refusal, rows, summary, train_tiny
+from tiny_runs import TINY, everything_below, fingerprints, refusal, rows, summary, train_tiny
 
 from trpo import cli
 from trpo.compose import load_config

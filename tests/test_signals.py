@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from runs import TINY, checkpoints, environment_variables, rows, summary
+from tiny_runs import TINY, checkpoints, environment_variables, rows, summary
 
 from trpo.record import checkpoint
 from trpo.signals import StopRequest

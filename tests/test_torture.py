@@ -6,7 +6,7 @@ from pathlib import Path
 from subprocess import run
 
 import pytest
-from runs import environment_variables
+from tiny_runs import environment_variables
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "torture.py"
 

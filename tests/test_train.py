@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from runs import checkpoints, rows, summary, train_tiny
+from tiny_runs import checkpoints, rows, summary, train_tiny
 
 from trpo import seeds, train
 from trpo.numerics.params import flatten

@@ -2,7 +2,7 @@ import os
 
 import pytest
 import torch
-from runs import agent_of, checkpoints, fingerprints, rows, same_tensors, summary, train_tiny
+from tiny_runs import agent_of, checkpoints, fingerprints, rows, same_tensors, summary, train_tiny
 
 from trpo.compose import load_config
 from trpo.config import UserError

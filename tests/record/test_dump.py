@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import recompute_update
 import torch
-from runs import rows, train_tiny
+from tiny_runs import rows, train_tiny
 
 from trpo.record.dump import write_dump
 

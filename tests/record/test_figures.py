@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import yaml
 from matplotlib.image import imread
-from runs import compose, everything_below, fingerprints, rows, train_tiny
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import compose, everything_below, fingerprints, rows, train_tiny
 
 from trpo.profile import profile_step
 from trpo.record.figures import draw_profile

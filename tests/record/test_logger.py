@@ -3,9 +3,9 @@ import re
 
 import numpy as np
 import pytest
-from runs import rows, train_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+from tiny_runs import rows, train_tiny
 
 from trpo.record.logger import LAYOUT, Logger
 

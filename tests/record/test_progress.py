@@ -2,7 +2,7 @@ import contextlib
 import io
 
 import pytest
-from runs import rows, train_tiny
+from tiny_runs import rows, train_tiny
 
 from trpo.config import Config, EnvConfig, RecordConfig, RunConfig
 from trpo.record.progress import Progress

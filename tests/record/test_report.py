@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from runs import everything_below, refusal, rows, summary, train_tiny
+from tiny_runs import everything_below, refusal, rows, summary, train_tiny
 
 from trpo import cli
 from trpo.record.report import differing_keys, group_runs, short_names, worst_iterations

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import pytest
 import yaml
-from runs import rows, summary, train_tiny
+from tiny_runs import rows, summary, train_tiny
 
 from trpo.config import UserError
 from trpo.record import run_directory

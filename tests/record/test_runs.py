@@ -7,9 +7,9 @@ import gymnasium
 import pytest
 import yaml
 from broken import Broken
-from runs import compose, rows, summary, train_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
+from tiny_runs import compose, rows, summary, train_tiny
 
 from trpo.config import UserError
 from trpo.keys import flat

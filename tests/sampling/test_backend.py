@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import TINY, checkpoints, environment_variables, rows, summary
+from tiny_runs import TINY, checkpoints, environment_variables, rows, summary
 
 from trpo import cli
 from trpo.config import EnvConfig

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from probes import POSITION, TERMINATE, TRUNCATE
-from runs import agent_of, checkpoints, rows, summary, train_tiny
+from tiny_runs import agent_of, checkpoints, rows, summary, train_tiny
 
 from trpo import cli
 from trpo.compose import load_config

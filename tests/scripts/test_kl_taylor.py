@@ -9,7 +9,7 @@ import kl_taylor
 import numpy as np
 import pytest
 import torch
-from runs import process
+from tiny_runs import process
 
 SCRIPTS = Path(kl_taylor.__file__).parent
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import custom_loop
 import pytest
 import torch
-from runs import process
+from tiny_runs import process
 
 from trpo import GaussianPolicy
 

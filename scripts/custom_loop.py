@@ -41,7 +41,8 @@ def sample_batch(policy: GaussianPolicy, generator: torch.Generator) -> tuple[Ba
     """Return one batch of contexts, actions and advantages under the policy, and its mean reward."""
     contexts = 2 * torch.rand(SAMPLES, 1, generator=generator) - 1
     parameters = policy(contexts)
-    actions = policy.distribution.sample(parameters, generator)
+    noise = policy.distribution.noise(len(parameters), generator)
+    actions = policy.distribution.sample(parameters, noise)
     rewards = -(actions - 2 * contexts).square().squeeze(-1)
     batch = Batch(
         observations=contexts,

@@ -63,7 +63,7 @@ def random_batch(
         old = policy(observations)
     return Batch(
         observations=observations,
-        actions=policy.distribution.sample(old, generator(seed + 1)),
+        actions=policy.distribution.sample(old, policy.distribution.noise(samples, generator(seed + 1), dtype)),
         old_parameters=old,
         advantages=normal(samples, seed=seed + 2, dtype=dtype),
         returns=torch.zeros(samples, dtype=dtype),

@@ -8,6 +8,7 @@ from trpo.batch import Rollout, make_batch, next_values, standardize
 from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, PolicyConfig
 from trpo.models.agent import make_agent
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
+from trpo.numerics.moments import moments
 from trpo.numerics.params import flatten
 from trpo.objective import Objective
 
@@ -30,7 +31,7 @@ def agent_for(distribution, *, rewards=False, linear_critic=False):
     if linear_critic:
         config = dataclasses.replace(config, critic=CriticConfig(hidden_sizes=()))
     agent = make_agent(config, observation_size=SIZE, one_hot=False, distribution=distribution)
-    agent.normalizer.update(2 + 3 * torch.randn(100, SIZE, generator=generator(0)))
+    agent.normalizer.update(moments(2 + 3 * torch.randn(100, SIZE, generator=generator(0))))
     with torch.no_grad():
         agent.policy.network[-1].weight.mul_(100)
     return agent
@@ -49,9 +50,10 @@ def rollout_of(agent, *, resets=True):
     observations[~valid] = 1e4
     rewards = torch.randn(STEPS, ENVS, generator=generator(3))
     rewards[~valid] = -1e4
+    noise = agent.policy.distribution.noise(STEPS * ENVS, generator(4))
     return Rollout(
         observations=observations,
-        actions=agent.act(observations.flatten(0, 1), generator(4)).view(STEPS, ENVS, -1),
+        actions=agent.act(observations.flatten(0, 1), noise).view(STEPS, ENVS, -1),
         rewards=rewards,
         terminated=terminated,
         truncated=truncated,

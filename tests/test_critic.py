@@ -94,14 +94,14 @@ def test_figures_after_the_fit_are_those_of_the_fitted_critic(data):
 
 
 def test_a_fit_is_plain_adam_over_shuffled_minibatches(data):
-    """150 + 50 rows, two epochs: four steps of Adam on the mean squared error of each part of each order."""
+    """100 + 100 rows, two epochs: four steps of Adam on the mean squared error of each part of each order."""
     critic, expected = deep_critic(), deep_critic()
     fit(critic, data, order=9, learning_rate=0.01, epochs=2, minibatch_size=150)
     optimizer = torch.optim.Adam(expected.parameters(), lr=0.01, eps=1e-5)
     generator = torch.Generator().manual_seed(9)
     for _ in range(2):
         order = torch.randperm(ROWS, generator=generator)
-        for rows in (order[:150], order[150:]):
+        for rows in (order[:100], order[100:]):
             optimizer.zero_grad()
             torch.nn.functional.mse_loss(expected(data[0][rows]), data[1][rows]).backward()
             optimizer.step()

@@ -72,8 +72,9 @@ def test_the_whole_state_is_the_same_and_not_only_the_policy(reference, tmp_path
     train_tiny(tmp_path / "run")
     state, other = (checkpoint.load(checkpoints(directory)[-1]) for directory in (reference, tmp_path / "run"))
     assert same_tensors(state["agent"], other["agent"])
-    assert torch.equal(state["minibatches"], other["minibatches"])
-    assert torch.equal(state["collector"]["generator"], other["collector"]["generator"])
+    assert torch.equal(state["ranks"][0]["minibatches"], other["ranks"][0]["minibatches"])
+    generators = [each["ranks"][0]["collector"]["generator"] for each in (state, other)]
+    assert torch.equal(*generators)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 2**32, 2**64 + 1])

@@ -54,7 +54,7 @@ def test_the_object_has_the_keys_of_the_contract_and_hangs_together(run, capsys)
 def test_the_figures_are_those_of_the_saved_agents_episodes(run, capsys, flags):
     config = load_config(run / "config.yaml")
     agent = agent_of(config, checkpoints(run)[-1])
-    outcome = evaluation.evaluate(agent, config.env, episodes=5, seed=3, stochastic=bool(flags))
+    outcome = evaluation.evaluate(agent, config.env, episodes=range(5), seed=3, stochastic=bool(flags))
     returns = torch.tensor(outcome.returns)
     told = figures(capsys, run, "--episodes", 5, "--seed", 3, *flags)
     assert told["return_mean"] == pytest.approx(returns.mean().item())

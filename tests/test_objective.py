@@ -5,6 +5,7 @@ from oracles import DISTRIBUTIONS, normal, random_batch, random_policy
 
 from trpo.models.distributions import DiagonalGaussian
 from trpo.models.normalizer import ObservationNormalizer
+from trpo.numerics.moments import moments
 from trpo.numerics.params import flatten
 from trpo.objective import Objective, subsample
 
@@ -132,7 +133,7 @@ def test_statistics_that_moved_between_acting_and_updating_show_in_the_kl():
     policy = random_policy(DiagonalGaussian(2), dtype=torch.float32)
     raw = normal(500, oracles.OBSERVATION_SIZE, seed=1, dtype=torch.float32)
     normalizer = ObservationNormalizer(oracles.OBSERVATION_SIZE)
-    normalizer.update(raw)
+    normalizer.update(moments(raw))
     batch = random_batch(policy, samples=500)._replace(observations=normalizer(raw))
     with torch.no_grad():
         same = batch._replace(old_parameters=policy(normalizer(raw)))

@@ -19,6 +19,7 @@ from trpo.config import (
     RunConfig,
     TrustRegionConfig,
 )
+from trpo.numerics.moments import moments
 from trpo.train import Trainer
 from trpo.trust_region import trust_region_step
 
@@ -200,7 +201,7 @@ def test_statistics_are_frozen_until_the_policy_step_is_done(monkeypatch):
         row = trainer.iterate().row
     raw = rollout.observations[rollout.valid]
     acted_on = twin.agent.normalize(raw)
-    twin.agent.normalizer.update(raw)
+    twin.agent.normalizer.update(moments(raw))
     assert torch.equal(batches[0].observations, acted_on)
     assert torch.equal(trainer.agent.normalize(raw), twin.agent.normalize(raw))
     policy = trainer.agent.policy

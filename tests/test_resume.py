@@ -114,7 +114,7 @@ def test_half_a_run_and_its_other_half_are_the_whole_run(name, whole, tmp_path):
             [{k: v for k, v in row.items() if "evaluation/" not in k} for row in x] for x in (resumed, expected)
         )
     assert resumed == expected
-    for part in ("agent", "optimizer", "minibatches", "collector"):
+    for part in ("agent", "optimizer", "ranks"):
         states = [saved(checkpoints(run)[-1])[part] for run in (half, whole(name))]
         assert same(*states), part
 

@@ -6,12 +6,14 @@ Read a training iteration top-down: `train` → `trust_region` → `objective` �
     cli, launch     arguments to checked jobs (argparse, Hydra)
     resume          what a job does in its directory: start, go on, or nothing
     config, keys    every key, default and range; keys as they are typed
-    run             one run: its directory, and when to log, evaluate, save and stop
+    run, writer     one run: when to log, evaluate, save and stop; what it writes
     train           one iteration: collect → batch → policy step → critic fit → statistics
     trust_region    one policy step; step_info has its figures, profile what lies along it
     critic          one value fit
     objective       surrogate, KL and Fisher products of one batch
     batch           what flows between the rooms
+    ranks           several processes that train one agent
+    device, laps    where updates run; how long the parts of an iteration took
     seeds, signals  one seed to many generators; SIGTERM as a request
     sampling/       environments, rollouts, evaluation          (Gymnasium lives only here)
     record/         TensorBoard, metrics, checkpoints           (files are written only here)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trpo import ranks
 from trpo.models.agent import Agent
 from trpo.numerics.advantages import gae
 
@@ -33,15 +34,12 @@ class Rollout(NamedTuple):
         return int(self.valid.sum())
 
     def figures(self) -> dict[str, float]:
-        """Return the rollout tags: means over the episodes that ended here, absent if none did."""
-        episodes = len(self.episode_returns)
+        """Return the rollout tags: means over the episodes that ended on any rank, absent if none did."""
+        sums = [sum(self.episode_returns), sum(self.episode_lengths), len(self.episode_returns)]
+        returns, lengths, episodes = ranks.total(torch.tensor(sums, dtype=torch.float64)).tolist()
         if episodes == 0:
             return {"episodes": 0}
-        return {
-            "episode_return": sum(self.episode_returns) / episodes,
-            "episode_length": sum(self.episode_lengths) / episodes,
-            "episodes": episodes,
-        }
+        return {"episode_return": returns / episodes, "episode_length": lengths / episodes, "episodes": episodes}
 
 
 class Batch(NamedTuple):
@@ -108,9 +106,9 @@ def check_finite(rollout: Rollout, values: Tensor, advantages: Tensor) -> None:
 
 
 def standardize(advantages: Tensor) -> Tensor:
-    """Return advantages (N,) with zero mean and unit variance; all zero where they are all the same."""
-    centred = advantages.double() - advantages.double().mean()
-    std = centred.square().mean().sqrt()
-    if std <= 1e-6 * advantages.abs().max():
+    """Return advantages (N,) with zero mean and unit variance over all ranks; all zero where they are all the same."""
+    _, mean, variance = ranks.moments_of(advantages.unsqueeze(-1))
+    std = variance.sqrt()
+    if std <= 1e-6 * mean.abs():
         return torch.zeros_like(advantages)
-    return (centred / std).to(advantages.dtype)
+    return ((advantages.double() - mean) / std).to(advantages.dtype)

@@ -130,7 +130,7 @@ def evaluate_command(arguments: list[str]) -> int:
     evaluation = evaluate_agent(
         agent,
         config.env,
-        episodes=options.episodes,
+        episodes=range(options.episodes),
         seed=options.seed,
         stochastic=options.stochastic,
         video=options.video,

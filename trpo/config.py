@@ -182,7 +182,7 @@ class CriticConfig(Section):
     activation: str = key("tanh", "between layers", choices=("tanh", "relu", "elu", "silu"))
     learning_rate: float = key(1e-3, "of Adam", above=0.0)
     epochs: int = key(10, "passes over each batch", at_least=1)
-    minibatch_size: int = key(256, "samples per Adam step", at_least=1)
+    minibatch_size: int = key(256, "most samples per Adam step; an epoch is split evenly", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trpo import ranks
 from trpo.config import CriticConfig
 from trpo.models.networks import Critic
 
@@ -38,19 +39,23 @@ def fit_critic(
 ) -> FitInfo:
     """Regress the critic on `returns` (N,) at `observations` (N, O), in place, and return how well it went.
 
-    Every epoch passes once over all samples in a new order drawn from `generator`. Raises `FloatingPointError`
-    before the optimiser has seen a loss that is not finite.
+    Every epoch passes once over all samples in a new order drawn from `generator`. Several ranks take their steps
+    together, each with its share of the minibatch. Raises `FloatingPointError` before the optimiser has seen a loss
+    that is not finite.
     """
     before = assess(critic, observations, returns)
     check_loss(before[0], returns)
+    steps = math.ceil(int(ranks.total(torch.tensor(len(returns)))) / config.minibatch_size)  # per epoch
     for _ in range(config.epochs):
         order = torch.randperm(len(returns), generator=generator).to(returns.device)
-        shuffled = (observations[order].split(config.minibatch_size), returns[order].split(config.minibatch_size))
+        shuffled = (observations[order].tensor_split(steps), returns[order].tensor_split(steps))
         for inputs, targets in zip(*shuffled, strict=True):
             loss = (critic(inputs) - targets).square().mean()
             check_loss(float(loss.detach()), returns)
             optimizer.zero_grad()
             loss.backward()
+            if ranks.count() > 1:
+                average_gradients(critic, len(targets))
             optimizer.step()
     after = assess(critic, observations, returns)
     return FitInfo(before[0], after[0], before[1], after[1])
@@ -68,7 +73,15 @@ def check_loss(loss: float, returns: Tensor) -> None:
 @torch.no_grad()
 def assess(critic: Critic, observations: Tensor, returns: Tensor) -> tuple[float, float | None]:
     """Return the mean squared error and the explained variance 1 − Var[G − V] / Var[G]."""
-    errors = (returns - critic(observations)).double()
-    variance = float(returns.double().var(correction=0))
-    explained = 1 - float(errors.var(correction=0)) / variance if variance > 0 else None
-    return float(errors.square().mean()), explained
+    _, mean, variance = ranks.moments_of(torch.stack([returns - critic(observations), returns], dim=1))
+    unexplained, all_variance = variance.tolist()
+    explained = 1 - unexplained / all_variance if all_variance > 0 else None
+    return unexplained + float(mean[0]) ** 2, explained
+
+
+def average_gradients(critic: Critic, samples: int) -> None:
+    """Replace the gradients of this rank's mean loss, over so many samples, by those of the mean over all ranks."""
+    gradients = [parameter.grad for parameter in critic.parameters() if parameter.grad is not None]
+    averaged = ranks.mean(torch.cat([gradient.flatten() for gradient in gradients]), samples)
+    for gradient, part in zip(gradients, averaged.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))

@@ -5,6 +5,7 @@ directories first. So every job of a run or a sweep is composed and checked here
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -18,13 +19,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from trpo import ranks
 from trpo.compose import CONFIGS, compose_jobs, load_config, one_line, register_schema, to_config
-from trpo.config import UserError, first_line
+from trpo.config import Config, UserError, first_line
+from trpo.device import resolve_device
 from trpo.record import run_directory
-from trpo.resume import AUTO, Composed, plan_job
+from trpo.resume import AUTO, Composed, Plan, plan_job
 from trpo.run import train
 from trpo.sampling.making import check_environment
-from trpo.train import resolve_device
 
 SHOW_ONLY = ("cfg", "info", "hydra_help", "shell_completion")  # flags with which nothing is trained
 
@@ -32,17 +34,44 @@ SHOW_ONLY = ("cfg", "info", "hydra_help", "shell_completion")  # flags with whic
 def launch(arguments: list[str]) -> int:
     """Check every job that the arguments ask for, then let Hydra run them; return the worst exit code.
 
-    Raises `UserError` before anything has been made if any one of them cannot start.
+    Of several ranks the leader does so, and the others do the job that it tells them. Raises `UserError` before
+    anything has been made if any one job cannot start.
     """
-    options = parse(arguments)
+    with ranks.joined():
+        if not ranks.leads():
+            return follow(ranks.of_leader(None))
+        plans: list[Plan] = []
+        try:
+            options = parse(arguments)
+            plans = checked_plans(options)
+        finally:
+            ranks.of_leader(plans)
+        return run_hydra(hydra_arguments(options))
+
+
+def checked_plans(options: argparse.Namespace) -> list[Plan]:
+    """Return what every job is going to do, or nothing if the options only ask to show something."""
     register_schema()
     if directory := resumed_directory(options.overrides):
         options.overrides.append(f"hydra.run.dir='{directory}'")
-    if not (options.hydra_help or options.shell_completion):
-        jobs = compose_jobs(options.overrides, options.config_dir, multirun=options.multirun)
-        if not any(getattr(options, name) for name in SHOW_ONLY):
-            check_jobs(jobs, multirun=options.multirun)
-    return run_hydra(hydra_arguments(options))
+    if options.hydra_help or options.shell_completion:
+        return []
+    jobs = compose_jobs(options.overrides, options.config_dir, multirun=options.multirun)
+    if any(getattr(options, name) for name in SHOW_ONLY):
+        return []
+    return check_jobs(jobs, multirun=options.multirun)
+
+
+def follow(plans: list[Plan]) -> int:
+    """Take part in the job that the leader runs, without a directory, and return an exit code."""
+    if not plans or plans[0].finished:
+        return 0
+    logging.basicConfig(format=f"rank {ranks.number()}: %(message)s")
+    try:
+        return exit_code(train(plans[0].config, Path(), plans[0].overrides, resume=plans[0].resume))
+    except Exception:
+        logging.exception("the run failed")
+        return 1
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -83,8 +112,14 @@ def resumed_directory(overrides: list[str]) -> Path | None:
     return None
 
 
-def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> None:
-    """Raise `UserError` if any job cannot start: range, device, environment, spaces, directory, what it resumes."""
+def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
+    """Return the plan of every job.
+
+    Raises `UserError` if any cannot start: range, device, environment, spaces, directory, what it resumes, ranks.
+    """
+    if multirun and ranks.count() > 1:
+        raise UserError("-m starts a process for each job: run it without torchrun, or one job at a time with it")
+    plans: list[Plan] = []
     seen: set[str] = set()
     taken: dict[Path, int] = {}
     for number, job in enumerate(jobs):
@@ -92,14 +127,25 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> None:
         if taken.setdefault(directory.resolve(), number) != number:
             raise UserError(f"jobs {taken[directory.resolve()]} and {number} would share {directory}")
         plan = plan_job(as_typed(job, job.hydra.overrides.task), directory, load_config)
+        plans.append(plan)
         if plan.finished:
             continue
+        check_ranks(plan.config)
         resolve_device(plan.config)
         if (environment := repr(plan.config.env)) not in seen:
             check_environment(plan.config.env)
             seen.add(environment)
         if not plan.resume:
             run_directory.check_free(directory)
+    return plans
+
+
+def check_ranks(config: Config) -> None:
+    """Raise `UserError` if a configuration cannot be shared among the ranks."""
+    if config.env.num_envs < ranks.count():
+        raise UserError(f"env.num_envs={config.env.num_envs} is too few for {ranks.count()} ranks: each needs one")
+    if config.record.dump_every and ranks.count() > 1:
+        raise UserError("record.dump_every: no rank has the whole of an update; dump updates of one process")
 
 
 def as_typed(job: DictConfig, overrides: ListConfig) -> Composed:
@@ -171,5 +217,10 @@ def run_job(composed: DictConfig) -> int:
         log = directory / run_directory.LOG
         print(f"trpo-train: {type(error).__name__}: {first_line(error)} (traceback: {log})", file=sys.stderr)
         return 1
+    return exit_code(summary)
+
+
+def exit_code(summary: dict[str, Any]) -> int:
+    """Return 0 for a run that finished, else what a shell reports for the signal that stopped it."""
     reason = str(summary["exit_reason"])
     return 0 if reason == run_directory.FINISHED else 128 + signal.Signals[reason]

@@ -1,4 +1,4 @@
-"""The three quantities that TRPO needs of a batch, averaged over its samples, at any size of micro-batch.
+"""The three quantities that TRPO needs of a batch, averaged over the samples of all ranks, by micro-batches.
 
     L(θ) = mean[(π_θ(a|s) / π_old(a|s)) Â]     the surrogate       (TRPO, arXiv:1502.05477, equation 14)
     K(θ) = mean[KL(π_old(·|s) ‖ π_θ(·|s))]     the constraint
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from trpo import ranks
 from trpo.batch import Batch
 from trpo.models.networks import Policy
 from trpo.numerics.fisher import Product, gauss_newton_product, hessian_product
@@ -60,11 +61,11 @@ class Objective:
         self.distribution = policy.distribution
         self.fisher = fisher
         self.theta = (flatten(policy) if theta is None else theta.clone()).requires_grad_()
-        self.samples = len(batch.advantages)
+        self.samples = int(ranks.total(torch.tensor(len(batch.advantages))))  # N, of all ranks
         with torch.no_grad():
             old_log_probs = self.distribution.log_prob(batch.old_parameters, batch.actions)
         rows = Piece(batch.observations, batch.actions, batch.old_parameters, batch.advantages, old_log_probs)
-        columns = [column.split(micro_batch or self.samples) for column in rows]
+        columns = [column.split(micro_batch or len(batch.advantages)) for column in rows]
         self.pieces = [Piece(*piece) for piece in zip(*columns, strict=True)]
 
     def parameters(self, theta: Tensor, observations: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ class Objective:
         return self.distribution.kl(parameters, piece.old_parameters)
 
     def kl(self, theta: Tensor) -> Tensor:
-        """Return K(θ), a float64 scalar that can be differentiated any number of times."""
+        """Return this rank's share of K(θ), a float64 scalar that can be differentiated any number of times."""
         return torch.stack([self.share_of_kl(theta, piece) for piece in self.pieces]).sum()
 
     def share_of_kl(self, theta: Tensor, piece: Piece) -> Tensor:
@@ -100,15 +101,18 @@ class Objective:
     @torch.no_grad()
     def evaluate(self, theta: Tensor) -> Evaluation:
         """Return the exact surrogate gain and divergences of a candidate θ (P,)."""
-        improvement = kl = kl_reverse = kl_max_state = 0.0
+        figures = []
         for piece in self.pieces:
             parameters = self.parameters(theta, piece.observations)
             divergence = self.divergence(parameters, piece)
-            improvement += float(self.gain(parameters, piece).sum()) / self.samples
-            kl += float(divergence.sum()) / self.samples
-            kl_reverse += float(self.divergence_reverse(parameters, piece).sum()) / self.samples
-            kl_max_state = max(kl_max_state, float(divergence.max()))
-        return Evaluation(improvement, kl, kl_reverse, kl_max_state)
+            reverse = self.divergence_reverse(parameters, piece)
+            gain = self.gain(parameters, piece)
+            figures.append(torch.stack([gain.sum(), divergence.sum(), reverse.sum(), divergence.max()]))
+        *sums, largest = torch.stack(figures).unbind(-1)
+        own = torch.stack([*(column.sum() for column in sums), largest.max()])
+        everyones = ranks.gathered(own)
+        improvement, kl, kl_reverse = (everyones[:, :3].sum(0) / self.samples).tolist()
+        return Evaluation(improvement, kl, kl_reverse, float(everyones[:, 3].max()))
 
     def gradient(self) -> Tensor:
         """Return g (P,), the gradient of the surrogate at θ_old."""
@@ -120,24 +124,25 @@ class Objective:
 
     def fisher_product(self, v: Tensor) -> Tensor:
         """Return Fv (P,), undamped."""
-        if len(self.pieces) == 1:
-            return self._kept_product(v)
-        total = torch.zeros_like(v)
+        product = torch.zeros_like(v)
         for piece in self.pieces:
-            share = len(piece.advantages) / self.samples
-            total += share * self._linearize(piece, self._parameters_at_theta(piece))(v)
-        return total
+            product += self._linearized(piece)(v) * (len(piece.advantages) / self.samples)
+        return ranks.total(product)
 
     def _mean_and_gradient(self, rowwise: Callable[[Tensor, Piece], Tensor]) -> tuple[float, Tensor]:
-        total, total_gradient = 0.0, torch.zeros_like(self.theta)
+        value_and_gradient = torch.zeros(1 + len(self.theta), dtype=torch.float64, device=self.theta.device)
         for piece in self.pieces:
             mean = rowwise(self._parameters_at_theta(piece), piece).sum() / self.samples
             (gradient,) = torch.autograd.grad(mean, self.theta, retain_graph=len(self.pieces) == 1)
-            total += float(mean.detach())
-            total_gradient += gradient
-        return total, total_gradient
+            value_and_gradient += torch.cat([mean.detach().view(1), gradient.double()])
+        value_and_gradient = ranks.total(value_and_gradient)
+        return float(value_and_gradient[0]), value_and_gradient[1:].to(self.theta.dtype)
 
-    def _linearize(self, piece: Piece, parameters: Tensor) -> Product:
+    def _linearized(self, piece: Piece) -> Product:
+        return self._kept_product if len(self.pieces) == 1 else self._linearize(piece)
+
+    def _linearize(self, piece: Piece) -> Product:
+        parameters = self._parameters_at_theta(piece)
         if self.fisher == "hessian":
             return hessian_product(self.divergence(parameters, piece).mean(), self.theta)
         metric_product = partial(self.distribution.metric_product, parameters.detach())
@@ -154,7 +159,7 @@ class Objective:
 
     @cached_property
     def _kept_product(self) -> Product:
-        return self._linearize(self.pieces[0], self._kept_parameters)
+        return self._linearize(self.pieces[0])
 
 
 def subsample(batch: Batch, fraction: float) -> Batch:

@@ -4,8 +4,10 @@ import math
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from trpo import ranks
 from trpo.batch import Batch
 from trpo.config import TrustRegionConfig
 from trpo.models.networks import Policy
@@ -71,7 +73,7 @@ def profile_step(policy: Policy, batch: Batch, step: StepInfo, config: TrustRegi
 def third_order(objective: Objective, theta: Tensor, step: Tensor) -> float:
     """Return the KL's Taylor term of order 3 along a step, micro-batch by micro-batch."""
     shares = [taylor_terms(partial(objective.share_of_kl, piece=piece), theta, step) for piece in objective.pieces]
-    return sum(terms[3] for terms in shares)
+    return float(ranks.total(torch.tensor(sum(terms[3] for terms in shares), dtype=torch.float64)))
 
 
 def finite(value: float) -> float | None:

@@ -7,27 +7,29 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 
-from trpo import seeds
+from trpo import ranks, seeds
 from trpo.batch import Batch, Rollout, make_batch
 from trpo.config import Config, UserError
 from trpo.critic import fit_critic, make_optimizer
+from trpo.device import resolve_device
+from trpo.laps import Laps
 from trpo.models.agent import Agent, make_agent
 from trpo.models.distributions import DiagonalGaussian
+from trpo.numerics.advantages import discounted_returns
 from trpo.numerics.params import flatten
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
-from trpo.sampling.evaluation import evaluate
+from trpo.sampling.evaluation import Evaluation, evaluate
 from trpo.sampling.interface import Interface
 from trpo.step_info import Outcome, StepInfo
 from trpo.trust_region import trust_region_step
 
 log = logging.getLogger(__name__)
-
-LARGEST_CPU_LAYER = 512  # `device=auto` keeps narrower networks on the CPU, where a launch costs more than the work
 
 
 class Iteration(NamedTuple):
@@ -48,7 +50,7 @@ class Trainer:
         if config.run.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
         torch.use_deterministic_algorithms(config.run.deterministic)
-        self.environments = Environments(config.env, config.seed)
+        self.environments = Environments(config.env, config.seed, ranks.share(config.env.num_envs))
         try:
             self._make_parts()
         except BaseException:
@@ -59,12 +61,16 @@ class Trainer:
         config = self.config
         self.agent = agent_for(config, self.environments.interface).to(self.device)
         self.optimizer = make_optimizer(self.agent.critic, config.critic)
-        self.minibatches = seeds.generator(config.seed, seeds.Role.MINIBATCHES)
+        rank = () if ranks.leads() else (ranks.number(),)
+        self.minibatches = seeds.generator(config.seed, seeds.Role.MINIBATCHES, *rank)
         self.collector = Collector(
             self.environments,
             steps=-(-config.run.steps_per_iteration // config.env.num_envs),
             generator=seeds.generator(config.seed, seeds.Role.ACTIONS, device=self.device),
         )
+        self.discounted = torch.zeros(
+            self.environments.num_envs, dtype=torch.float64
+        )  # G under way, for reward scaling
         self.iteration = 0
         self.env_steps = 0
 
@@ -81,10 +87,10 @@ class Trainer:
         if not self.warms_up:
             return
         rollout = self.collector.collect(self.agent)
-        self.env_steps += rollout.size
+        self.env_steps += int(ranks.total(rollout.valid.sum()))
         self._update_reward_scale(rollout)
         if self.agent.normalizer is not None:
-            self.agent.normalizer.update(rollout.observations[rollout.valid])
+            self.agent.normalizer.update(ranks.moments_of(rollout.observations[rollout.valid]))
 
     def iterate(self) -> Iteration:
         """Run one iteration; its row maps the tags of the design's contract to numbers."""
@@ -106,9 +112,10 @@ class Trainer:
             agent.critic, self.optimizer, batch.observations, batch.returns, config.critic, self.minibatches
         )
         clock.lap("critic")
-        policy_figures, normalizer_figures = self._update_normalizer(rollout, batch)
+        statistics = self._update_normalizer(rollout, batch)
+        samples = int(ranks.total(rollout.valid.sum()))
         self.iteration += 1
-        self.env_steps += rollout.size
+        self.env_steps += samples
         if step.outcome is not Outcome.ACCEPTED:
             log.warning("iteration %d: the policy step was rejected: %s", self.iteration, step.outcome.value)
         row: dict[str, float | str] = {
@@ -118,11 +125,12 @@ class Trainer:
             "outcome": step.outcome.name.lower(),
             "fingerprint": fingerprint(agent),
             **tagged("rollout", rollout.figures()),
-            **tagged("trust_region", step.figures() | normalizer_figures),
-            **tagged("policy", policy_figures),
+            **tagged("trust_region", step.figures()),
+            **statistics,
             **tagged("critic", fit.figures()),
-            **tagged("time", clock.figures(rollout.size)),
+            **tagged("time", clock.figures(samples)),
         }
+        ranks.check_same(fingerprint(agent))
         return Iteration(row, batch, step)
 
     def evaluate(self) -> dict[str, float]:
@@ -130,11 +138,12 @@ class Trainer:
         evaluation = evaluate(
             self.agent,
             self.config.env,
-            episodes=self.config.run.evaluation_episodes,
+            episodes=ranks.share(self.config.run.evaluation_episodes),
             seed=self.config.seed,
             number=self.iteration,
         )
-        return evaluation.figures()
+        returns, lengths = zip(*ranks.everyones(tuple(evaluation)), strict=True)
+        return Evaluation(list(chain(*returns)), list(chain(*lengths))).figures()
 
     @property
     def finished(self) -> bool:
@@ -150,7 +159,10 @@ class Trainer:
         self.environments.close()
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of everything that decides the future, as tensors and plain data."""
+        """Return a copy of everything that decides the future, as tensors and plain data.
+
+        Under `ranks` is what only this rank knows.
+        """
         return {
             "config": dataclasses.asdict(self.config),
             "device": self.device.type,
@@ -158,41 +170,57 @@ class Trainer:
             "env_steps": self.env_steps,
             "agent": copy.deepcopy(self.agent.state_dict()),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
-            "minibatches": self.minibatches.get_state(),
-            "collector": self.collector.state(),
+            "ranks": [
+                {
+                    "minibatches": self.minibatches.get_state(),
+                    "collector": self.collector.state(),
+                    "discounted": self.discounted,
+                }
+            ],
         }
 
     def restore(self, state: dict[str, Any]) -> bool:
         """Go back to a saved state; return whether everything is as it was, to the bit."""
         if state["device"] != self.device.type:
             raise UserError(f"the run was on {state['device']}, this machine gives {self.device}: set device=")
+        if len(state["ranks"]) != ranks.count():
+            raise UserError(f"the run was on {len(state['ranks'])} rank(s), these are {ranks.count()}")
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
         self.agent.load_state_dict(state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.minibatches.set_state(state["minibatches"])
-        return self.collector.restore(state["collector"])
+        own = state["ranks"][ranks.number()]
+        self.minibatches.set_state(own["minibatches"])
+        self.discounted = own["discounted"]
+        exact = self.collector.restore(own["collector"])
+        return ranks.largest(int(not exact)) == 0
 
     def _update_reward_scale(self, rollout: Rollout) -> None:
         """Take in rewards before they are scaled: the policy does not see the scale, so nothing is frozen."""
-        if self.agent.reward_scale is not None:
-            ended = rollout.terminated | rollout.truncated
-            self.agent.reward_scale.update(rollout.rewards, ended, rollout.valid)
+        if self.agent.reward_scale is None:
+            return
+        ended = rollout.terminated | rollout.truncated
+        sums, self.discounted = discounted_returns(
+            rollout.rewards, ended, rollout.valid, self.discounted, gamma=self.config.advantage.gamma
+        )
+        self.agent.reward_scale.moments.update(ranks.moments_of(sums.unsqueeze(-1)))
 
     @torch.no_grad()
-    def _update_normalizer(self, rollout: Rollout, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
+    def _update_normalizer(self, rollout: Rollout, batch: Batch) -> dict[str, float]:
         """Move the observation statistics; return the policy's figures and the KL that the move caused."""
         policy, normalizer = self.agent.policy, self.agent.normalizer
         before = policy(batch.observations)
-        figures = {"entropy": float(policy.distribution.entropy(before).mean())}
+        means = {"policy/entropy": policy.distribution.entropy(before).double().mean()}
+        if normalizer is not None:
+            observations = rollout.observations[rollout.valid]
+            normalizer.update(ranks.moments_of(observations))
+            after = policy(normalizer(observations))
+            means["trust_region/normalizer_kl"] = policy.distribution.kl(before, after).mean()
+        averaged = ranks.mean(torch.stack(list(means.values())), len(before))
+        figures = dict(zip(means, averaged.tolist(), strict=True))
         if isinstance(policy.distribution, DiagonalGaussian):
             std = before.chunk(2, dim=-1)[1].exp()
-            figures |= {"std_mean": float(std.mean()), "std_min": float(std.min())}
-        if normalizer is None:
-            return figures, {}
-        observations = rollout.observations[rollout.valid]
-        normalizer.update(observations)
-        after = policy(normalizer(observations))
-        return figures, {"normalizer_kl": float(policy.distribution.kl(before, after).mean())}
+            figures |= {"policy/std_mean": float(std.mean()), "policy/std_min": float(std.min())}
+        return figures
 
 
 def agent_for(config: Config, interface: Interface) -> Agent:
@@ -205,22 +233,6 @@ def agent_for(config: Config, interface: Interface) -> Agent:
     )
 
 
-def resolve_device(config: Config) -> torch.device:
-    """Return the device for networks and updates. Raises `UserError` if it does not exist."""
-    if config.device == "auto":
-        widest = max((*config.policy.hidden_sizes, *config.critic.hidden_sizes), default=0)
-        return torch.device("cuda" if torch.cuda.is_available() and widest > LARGEST_CPU_LAYER else "cpu")
-    try:
-        device = torch.device(config.device)
-        torch.empty(0, device=device)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("no such device for training")
-    except (RuntimeError, AssertionError) as error:
-        there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        raise UserError(f"device={config.device} does not exist; there is: {', '.join(there)}") from error
-    return device
-
-
 def fingerprint(agent: Agent) -> str:
     """Return a hash of θ: equal in two runs up to the first iteration in which they differ in a single bit."""
     return hashlib.sha256(flatten(agent.policy).cpu().numpy().tobytes()).hexdigest()[:16]
@@ -229,22 +241,3 @@ def fingerprint(agent: Agent) -> str:
 def tagged(group: str, figures: Mapping[str, float]) -> dict[str, float]:
     """Return figures under `group/name`."""
     return {f"{group}/{name}": value for name, value in figures.items()}
-
-
-class Laps:
-    """The seconds that each part of an iteration took."""
-
-    def __init__(self) -> None:
-        self.started = self.latest = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        """Book the time since the last lap under `name`."""
-        now = time.perf_counter()
-        self.seconds[name] = now - self.latest
-        self.latest = now
-
-    def figures(self, env_steps: int) -> dict[str, float]:
-        """Return every lap, the total so far and the rate."""
-        total = time.perf_counter() - self.started
-        return {**self.seconds, "total": total, "steps_per_second": env_steps / total}

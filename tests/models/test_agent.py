@@ -9,6 +9,7 @@ from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, Policy
 from trpo.models.agent import make_agent
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.models.networks import GaussianPolicy, LogitPolicy
+from trpo.numerics.moments import moments
 
 DISTRIBUTIONS = [DiagonalGaussian(2), Categorical((4,)), Categorical((2, 3)), Bernoulli(3)]
 SMALL = Config(
@@ -31,11 +32,15 @@ def observations(rows=50):
 def acquainted(distribution):
     """Return an agent whose statistics have seen something and whose policy is not near-uniform."""
     agent = agent_for(distribution)
-    agent.normalizer.update(observations())
-    agent.reward_scale.update(torch.rand(5, 2), torch.zeros(5, 2).bool(), torch.ones(5, 2).bool())
+    agent.normalizer.update(moments(observations()))
+    agent.reward_scale.moments.update(moments(torch.rand(10, 1)))
     with torch.no_grad():
         agent.policy.network[-1].weight.mul_(100)
     return agent
+
+
+def noise(agent, rows, seed):
+    return agent.policy.distribution.noise(rows, torch.Generator().manual_seed(seed))
 
 
 def z_scores(raw):
@@ -45,18 +50,18 @@ def z_scores(raw):
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=str)
-def test_without_a_generator_the_agent_plays_the_mode_at_normalised_observations(distribution):
+def test_without_noise_the_agent_plays_the_mode_at_normalised_observations(distribution):
     agent = acquainted(distribution)
     expected = distribution.mode(agent.policy(z_scores(observations())))
     torch.testing.assert_close(agent.act(observations(), None), expected.detach(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=str)
-def test_with_a_generator_the_agent_samples_from_it_alone(distribution):
+def test_with_noise_the_agent_samples_by_it_alone(distribution):
     agent = acquainted(distribution)
     before = torch.get_rng_state(), pickle.dumps(np.random.get_state())
-    first, again = (agent.act(observations(), torch.Generator().manual_seed(1)) for _ in range(2))
-    other = agent.act(observations(), torch.Generator().manual_seed(2))
+    first, again = (agent.act(observations(), noise(agent, len(observations()), 1)) for _ in range(2))
+    other = agent.act(observations(), noise(agent, len(observations()), 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -67,7 +72,7 @@ def test_sampled_actions_have_the_mean_and_deviation_of_the_policy():
     agent = agent_for(DiagonalGaussian(2), policy=PolicyConfig(hidden_sizes=(), initial_log_std=-1.0))
     torch.nn.init.constant_(agent.policy.network[-1].weight, 0.0)
     torch.nn.init.constant_(agent.policy.network[-1].bias, 3.0)
-    actions = agent.act(torch.zeros(20_000, 3), torch.Generator().manual_seed(0))
+    actions = agent.act(torch.zeros(20_000, 3), noise(agent, 20_000, 0))
     # The standard errors are 0.37 / √20000 = 0.0026 and 0.37 / √40000 = 0.0018: five of them.
     np.testing.assert_allclose(actions.mean(0), 3.0, atol=0.013)
     np.testing.assert_allclose(actions.std(0), np.exp(-1.0), atol=0.0092)
@@ -77,7 +82,7 @@ def test_sampled_actions_have_the_mean_and_deviation_of_the_policy():
 def test_acting_leaves_no_graph_and_no_trace(distribution):
     agent = acquainted(distribution)
     before = {name: value.clone() for name, value in agent.state_dict().items()}
-    assert not agent.act(observations(), torch.Generator().manual_seed(1)).requires_grad
+    assert not agent.act(observations(), noise(agent, len(observations()), 1)).requires_grad
     assert all(torch.equal(value, before[name]) for name, value in agent.state_dict().items())
 
 

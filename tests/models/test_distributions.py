@@ -24,8 +24,13 @@ def pair(distribution):
     return normal(2, ROWS, distribution.parameter_size, seed=1)
 
 
+def drawn(distribution, parameters, seed):
+    noise = distribution.noise(len(parameters), generator(seed), parameters.dtype)
+    return distribution.sample(parameters, noise)
+
+
 def actions_for(distribution, parameters):
-    return distribution.sample(parameters, generator(2))
+    return drawn(distribution, parameters, 2)
 
 
 def row(*numbers):
@@ -145,7 +150,7 @@ def test_mode_of_a_gaussian_is_where_its_density_has_no_slope():
 @pytest.mark.parametrize("distribution", [Categorical((4,)), Categorical((3, 2)), Bernoulli(3)])
 def test_every_joint_action_is_sampled_as_often_as_its_probability(distribution):
     y, draws = normal(distribution.parameter_size, seed=1), 20_000
-    samples = distribution.sample(y.expand(draws, -1), generator(3)).double()
+    samples = drawn(distribution, y.expand(draws, -1), 3).double()
     actions, probabilities = oracles.actions_and_weights(distribution, y)
     frequencies = (samples.unsqueeze(1) == actions).all(-1).double().mean(0)
     assert frequencies.sum().item() == pytest.approx(1.0)
@@ -154,7 +159,7 @@ def test_every_joint_action_is_sampled_as_often_as_its_probability(distribution)
 
 def test_gaussian_samples_have_the_moments_and_independence_of_the_distribution():
     y, draws = row(1.0, -2.0, 0.5, -1.0), 20_000
-    samples = DiagonalGaussian(2).sample(y.expand(draws, -1), generator(3))
+    samples = drawn(DiagonalGaussian(2), y.expand(draws, -1), 3)
     z = (samples - y[:, :2]) / y[:, 2:].exp()
     four_errors = 4 / math.sqrt(draws)
     assert (z.mean(0).abs() < four_errors).all()
@@ -165,7 +170,7 @@ def test_gaussian_samples_have_the_moments_and_independence_of_the_distribution(
 
 def test_rows_with_the_same_parameters_are_drawn_independently(distribution):
     y = 0.1 * normal(1, distribution.parameter_size, seed=1).expand(200, -1)
-    assert len(distribution.sample(y, generator(3)).unique(dim=0)) > 1
+    assert len(drawn(distribution, y, 3).unique(dim=0)) > 1
 
 
 def test_every_row_is_drawn_from_its_own_parameters(distribution):
@@ -173,15 +178,15 @@ def test_every_row_is_drawn_from_its_own_parameters(distribution):
     if isinstance(distribution, DiagonalGaussian):
         certain[:, 2:] = -30.0
     expected = distribution.mode(certain)
-    torch.testing.assert_close(distribution.sample(certain, generator(3)), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(drawn(distribution, certain, 3), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_samples_come_from_the_generator_alone(distribution, pair):
     before = torch.get_rng_state()
-    first = distribution.sample(pair[0], generator(5))
+    first = drawn(distribution, pair[0], 5)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(distribution.sample(pair[0], generator(5)), first)
-    assert not torch.equal(distribution.sample(pair[0], generator(6)), first)
+    assert torch.equal(drawn(distribution, pair[0], 5), first)
+    assert not torch.equal(drawn(distribution, pair[0], 6), first)
     assert first.shape == (ROWS, distribution.action_size)
 
 

@@ -148,7 +148,8 @@ def test_every_checkpoint_holds_the_policy_of_its_iteration(run):
 def test_a_loaded_agent_acts_bit_for_bit_alike(run):
     agents = [agent_of(load_config(run / "config.yaml"), checkpoints(run)[0]) for _ in range(2)]
     observations = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-    drawn = [agent.act(observations, torch.Generator().manual_seed(1)) for agent in agents]
+    noise = agents[0].policy.distribution.noise(50, torch.Generator().manual_seed(1))
+    drawn = [agent.act(observations, noise) for agent in agents]
     assert torch.equal(*drawn)
     assert not torch.equal(drawn[0], agents[0].act(observations, None))
     assert same_tensors(agents[0].state_dict(), checkpoint.load(checkpoints(run)[0])["agent"])

@@ -10,6 +10,7 @@ import torch
 from trpo import seeds
 from trpo.config import Config, CriticConfig, EnvConfig, PolicyConfig
 from trpo.models.agent import make_agent
+from trpo.numerics.moments import moments
 from trpo.sampling import evaluation
 from trpo.sampling.evaluation import Evaluation, evaluate
 from trpo.sampling.making import check_environment
@@ -25,7 +26,8 @@ def agent_for(env, *, seed=0):
         distribution=interface.distribution,
     )
     if agent.normalizer is not None:
-        agent.normalizer.update(torch.randn(50, interface.observation_size, generator=torch.Generator().manual_seed(0)))
+        rows = torch.randn(50, interface.observation_size, generator=torch.Generator().manual_seed(0))
+        agent.normalizer.update(moments(rows))
     return agent
 
 
@@ -33,8 +35,8 @@ CARTPOLE = EnvConfig(id="CartPole-v1")
 DRAWN = EnvConfig(id="Drawn-v0")  # its return is where it started
 
 
-def run(env, **options):
-    return evaluate(agent_for(env), env, **({"episodes": 5, "seed": 0} | options))
+def run(env, *, episodes=5, **options):
+    return evaluate(agent_for(env), env, **({"seed": 0} | options), episodes=range(episodes))
 
 
 @pytest.mark.parametrize("number", [0, 3])
@@ -92,7 +94,7 @@ def test_evaluation_touches_neither_the_agent_nor_a_global_generator(stochastic)
     agent = agent_for(CARTPOLE)
     before = {name: value.clone() for name, value in agent.state_dict().items()}
     torch_state, numpy_state = torch.get_rng_state(), pickle.dumps(np.random.get_state())
-    evaluate(agent, CARTPOLE, episodes=3, seed=0, stochastic=stochastic)
+    evaluate(agent, CARTPOLE, episodes=range(3), seed=0, stochastic=stochastic)
     assert all(torch.equal(value, before[name]) for name, value in agent.state_dict().items())
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert pickle.dumps(np.random.get_state()) == numpy_state
@@ -101,7 +103,7 @@ def test_evaluation_touches_neither_the_agent_nor_a_global_generator(stochastic)
 def test_returns_are_raw_whatever_the_reward_scale():
     agent = agent_for(DRAWN)
     agent.reward_scale.moments.variance.fill_(1e4)
-    assert evaluate(agent, DRAWN, episodes=3, seed=0) == run(DRAWN, episodes=3)
+    assert evaluate(agent, DRAWN, episodes=range(3), seed=0) == run(DRAWN, episodes=3)
 
 
 def test_the_environments_own_time_limit_ends_an_episode():

@@ -167,7 +167,7 @@ def test_every_decoded_action_is_contained_in_the_space(space):
     distribution, decode = make_decoder(space)
     generator = torch.Generator().manual_seed(0)
     parameters = 3 * torch.randn(200, distribution.parameter_size, generator=generator)
-    actions = decode(distribution.sample(parameters, generator))
+    actions = decode(distribution.sample(parameters, distribution.noise(len(parameters), generator)))
     assert len(actions) == 200
     assert all(space.contains(action) for action in actions)
 
@@ -177,7 +177,8 @@ def test_every_action_of_a_finite_space_can_be_reached(space):
     distribution, decode = make_decoder(space)
     generator = torch.Generator().manual_seed(0)
     parameters = torch.zeros(2000, distribution.parameter_size)
-    reached = {action.tobytes() for action in decode(distribution.sample(parameters, generator))}
+    actions = decode(distribution.sample(parameters, distribution.noise(2000, generator)))
+    reached = {action.tobytes() for action in actions}
     assert len(reached) == number_of_actions(space)
 
 

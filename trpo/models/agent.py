@@ -31,12 +31,12 @@ class Agent(nn.Module):
         return observations if self.normalizer is None else self.normalizer(observations)
 
     @torch.no_grad()
-    def act(self, observations: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return actions (B, A) for raw observations (B, O): sampled, or the mode if `generator` is None."""
+    def act(self, observations: Tensor, noise: Tensor | None) -> Tensor:
+        """Return actions (B, A) for raw observations (B, O): sampled with `noise`, or the mode if it is None."""
         parameters = self.policy(self.normalize(observations))
-        if generator is None:
+        if noise is None:
             return self.policy.distribution.mode(parameters)
-        return self.policy.distribution.sample(parameters, generator)
+        return self.policy.distribution.sample(parameters, noise)
 
 
 def make_agent(config: Config, *, observation_size: int, one_hot: bool, distribution: Distribution) -> Agent:
@@ -56,9 +56,7 @@ def make_agent(config: Config, *, observation_size: int, one_hot: bool, distribu
         policy=make_policy(config.policy, observation_size, distribution, generator),
         critic=critic,
         normalizer=ObservationNormalizer(observation_size) if normalized else None,
-        reward_scale=RewardScale(config.env.num_envs, gamma=config.advantage.gamma)
-        if config.normalize.rewards
-        else None,
+        reward_scale=RewardScale() if config.normalize.rewards else None,
     )
 
 

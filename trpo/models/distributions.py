@@ -44,8 +44,12 @@ class Distribution(Protocol):
         """Return the most probable actions (N, A)."""
         ...
 
-    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
-        """Return one action per row (N, A), drawn from `generator` alone."""
+    def noise(self, rows: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return what `sample` needs for so many rows (N, …), drawn from `generator` alone, on its device."""
+        ...
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Return one action per row (N, A), a function of the parameters and of `noise`."""
         ...
 
     def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
@@ -93,10 +97,13 @@ class DiagonalGaussian:
         """Return μ."""
         return parameters.chunk(2, dim=-1)[0]
 
-    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+    def noise(self, rows: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return ε, standard normal (N, A)."""
+        return torch.empty(rows, self.action_size, dtype=dtype, device=generator.device).normal_(generator=generator)
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
         """Return μ + σε."""
         mean, log_std = parameters.chunk(2, dim=-1)
-        noise = torch.empty_like(mean).normal_(generator=generator)
         return mean + log_std.exp() * noise
 
     def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
@@ -156,9 +163,13 @@ class Categorical:
         """Return the largest logit of each dimension."""
         return torch.stack([logits.argmax(-1) for logits in parameters.split(self.sizes, dim=-1)], dim=-1)
 
-    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
-        """Return argmax(logits − log E), E standard exponential: the Gumbel trick without a normalisation."""
-        noise = torch.empty_like(parameters).exponential_(generator=generator)
+    def noise(self, rows: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return E, standard exponential (N, Σ sizes)."""
+        empty = torch.empty(rows, self.parameter_size, dtype=dtype, device=generator.device)
+        return empty.exponential_(generator=generator)
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Return argmax(logits − log E): the Gumbel trick without a normalisation."""
         return self.mode(parameters - noise.log())
 
     def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
@@ -205,10 +216,13 @@ class Bernoulli:
         """Return logit > 0."""
         return (parameters > 0).to(parameters.dtype)
 
-    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
-        """Return uniform < sigmoid(logit)."""
-        uniform = torch.empty_like(parameters).uniform_(generator=generator)
-        return (uniform < torch.sigmoid(parameters)).to(parameters.dtype)
+    def noise(self, rows: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return U, uniform in [0, 1) (N, A)."""
+        return torch.empty(rows, self.action_size, dtype=dtype, device=generator.device).uniform_(generator=generator)
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Return U < sigmoid(logit)."""
+        return (noise < torch.sigmoid(parameters)).to(parameters.dtype)
 
     def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
         """Return p(1 − p)u."""

@@ -1,16 +1,13 @@
 """Running statistics that travel with the agent: saved, exported and frozen with it."""
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trpo.numerics.moments import Moments, merged
+
 
 class RunningMoments(nn.Module):
-    """Mean and variance of all rows seen so far, in float64, merged batch by batch.
-
-    Chan, Golub & LeVeque 1983: the moments of two sets from the moments of each, with no running sums of squares
-    to cancel.
-    """
+    """Mean and variance of all rows seen so far, in float64, merged batch by batch."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -22,18 +19,14 @@ class RunningMoments(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
-    def update(self, rows: Tensor) -> None:
-        """Take in rows (N, size). With nothing seen before, the moments become those of the rows."""
-        if len(rows) == 0:
+    def update(self, rows: Moments) -> None:
+        """Take in rows by their moments. With nothing seen before, they become those of the rows."""
+        if rows.samples == 0:
             return
-        rows = rows.double()
-        count, total = len(rows), self.count + len(rows)
-        delta = rows.mean(0) - self.mean
-        within = self.variance * self.count + rows.var(0, correction=0) * count
-        between = delta**2 * (self.count * count / total)
-        self.mean += delta * (count / total)
-        self.variance.copy_((within + between) / total)
-        self.count.copy_(total)
+        count, mean, variance = merged(Moments(self.count, self.mean, self.variance), rows)
+        self.count.copy_(count)
+        self.mean.copy_(mean)
+        self.variance.copy_(variance)
 
     def std(self) -> Tensor:
         """Return standard deviations (size,), with 1 where the rows were constant but for rounding."""
@@ -62,8 +55,8 @@ class ObservationNormalizer(nn.Module):
         return ((observations - self.shift) * self.scale).clamp(-self.clip, self.clip)
 
     @torch.no_grad()
-    def update(self, observations: Tensor) -> None:
-        """Take in raw observations (N, O). A constant dimension is shifted to zero and otherwise left alone."""
+    def update(self, observations: Moments) -> None:
+        """Take in raw observations by their moments. A constant dimension is shifted to zero, otherwise left alone."""
         self.moments.update(observations)
         self.shift.copy_(self.moments.mean)
         self.scale.copy_(1 / self.moments.std())
@@ -72,28 +65,13 @@ class ObservationNormalizer(nn.Module):
 class RewardScale(nn.Module):
     """Divides rewards by the standard deviation of the discounted return, so that the critic's targets are near 1.
 
-    G_t = r_t + γ G_{t−1} runs along each environment and restarts with each episode; rewards are scaled, never
-    shifted, which would change what is optimal. The critic lives in scaled units, the logs do not.
+    Rewards are scaled, never shifted, which would change what is optimal. The critic lives in scaled units, the
+    logs do not. Its moments are those of `numerics.advantages.discounted_returns`.
     """
 
-    def __init__(self, num_envs: int, *, gamma: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.gamma = gamma
         self.moments = RunningMoments(1)
-        self.returns: Tensor
-        self.register_buffer("returns", torch.zeros(num_envs, dtype=torch.float64))
-
-    @torch.no_grad()
-    def update(self, rewards: Tensor, ended: Tensor, valid: Tensor) -> None:
-        """Take in rewards (T, B); `ended` restarts the sum, rows that are not `valid` are passed over."""
-        running, seen = self.returns.cpu().numpy().copy(), np.empty(rewards.shape)
-        columns = (rewards.cpu().numpy(), ended.cpu().numpy(), valid.cpu().numpy())
-        for row, reward, end, real in zip(seen, *columns, strict=True):  # a tensor operation costs ten times as much
-            running = np.where(real, self.gamma * running + reward, running)
-            row[:] = running
-            running[end] = 0.0
-        self.returns.copy_(torch.from_numpy(running))
-        self.moments.update(torch.from_numpy(seen).to(valid.device)[valid].unsqueeze(-1))
 
     def forward(self, rewards: Tensor) -> Tensor:
         """Return rewards / std(G), or the rewards themselves while every G was the same."""

@@ -41,3 +41,26 @@ def gae(
         running = delta[t] + decay[t] * running
         advantages[t] = running
     return torch.from_numpy(advantages).to(deltas.device)
+
+
+def discounted_returns(
+    rewards: Tensor, ended: Tensor, valid: Tensor, start: Tensor, *, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """Return G_t = r_t + γ G_{t−1} of every valid row (N,) and after the last row (B,), in float64.
+
+    The sum runs forwards along each environment; it is what reward scaling takes the standard deviation of.
+
+    Args:
+        rewards: (T, B).
+        ended: (T, B) bool; the sum restarts after such a row.
+        valid: (T, B) bool; other rows are passed over.
+        start: (B,) float64, G before the first row.
+        gamma: γ.
+    """
+    running, seen = start.cpu().numpy().copy(), np.empty(rewards.shape)
+    columns = (rewards.cpu().numpy(), ended.cpu().numpy(), valid.cpu().numpy())
+    for row, reward, end, real in zip(seen, *columns, strict=True):
+        running = np.where(real, gamma * running + reward, running)
+        row[:] = running
+        running[end] = 0.0
+    return torch.from_numpy(seen).to(valid.device)[valid], torch.from_numpy(running)

@@ -49,7 +49,7 @@ class Collector:
         episodes: list[tuple[float, int]] = []
         while len(transitions) < self.steps or not any(transition.valid.any() for transition in transitions):
             observations.append(self.environments.observations)
-            actions.append(agent.act(observations[-1].to(device), self.generator).cpu())
+            actions.append(agent.act(observations[-1].to(device), self._noise(agent)).cpu())
             transition = self.environments.step(actions[-1])
             transitions.append(transition)
             finals.append(transition.next_observations[transition.truncated])
@@ -66,6 +66,12 @@ class Collector:
             episode_returns=[episode_return for episode_return, _ in episodes],
             episode_lengths=[length for _, length in episodes],
         )
+
+    def _noise(self, agent: Agent) -> Tensor:
+        """Draw for the environments of all ranks and return the rows of ours: they are the same on any rank."""
+        numbers = self.environments.numbers
+        noise = agent.policy.distribution.noise(self.environments.config.num_envs, self.generator)
+        return noise[numbers.start : numbers.stop]
 
     def state(self) -> dict[str, Any]:
         """Return everything that decides the next rollout, but for the agent."""

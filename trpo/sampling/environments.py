@@ -1,5 +1,6 @@
 """B environments stepped together, with one meaning of a step whatever the backend, and a way back to any step."""
 
+import dataclasses
 import logging
 from typing import Any, NamedTuple
 
@@ -41,14 +42,21 @@ class Environments:
     Environments cannot be saved, but they can be replayed: from the seeds of the episodes under way and the actions
     since. A vector entry point takes one seed for all, so it is made anew from a new seed every `restart_every`
     steps (open episodes are truncated there), and replayed since then.
+
+    Args:
+        config: its `num_envs` counts the environments of all ranks.
+        seed: of the run.
+        numbers: which of them are stepped here; all, by default. Their numbers decide their seeds.
     """
 
-    def __init__(self, config: EnvConfig, seed: int) -> None:
+    def __init__(self, config: EnvConfig, seed: int, numbers: range | None = None) -> None:
+        numbers = range(config.num_envs) if numbers is None else numbers
         self.config = config
         self.seed = seed
-        self.num_envs = config.num_envs
+        self.numbers = numbers
+        self.num_envs = len(numbers)
         self.masked_resets = config.backend != "vector"
-        self.backend = Backend(config)
+        self.backend = self._make_backend()
         envs = self.backend.envs
         self.interface = make_interface(envs.single_observation_space, envs.single_action_space)
         self.steps = 0  # of the vector
@@ -117,10 +125,14 @@ class Environments:
             log.warning("environment %d did not replay to where it was: the run goes on, but not exactly", environment)
         return bool(same.all())
 
+    def _make_backend(self) -> Backend:
+        return Backend(dataclasses.replace(self.config, num_envs=self.num_envs))
+
     def _start(self) -> Tensor:
         if self.masked_resets:
             return self._reset(np.ones(self.num_envs, dtype=bool))
-        return self._encode(self.backend.reset(seed=seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, self.restarts)))
+        path = (self.restarts, *self.numbers[:1]) if self.numbers.start else (self.restarts,)
+        return self._encode(self.backend.reset(seed=seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, *path)))
 
     def _step(self, actions: Tensor) -> Transition:
         raw, rewards, terminated, truncated, _ = self.backend.step(self.interface.decode(actions))
@@ -143,13 +155,13 @@ class Environments:
         """Return observations (B, O) after resetting some environments to the start of their current episode."""
         episode_seeds: list[int | None] = [None] * self.num_envs
         for index in np.flatnonzero(chosen):
-            path = (int(index), int(self.episodes[index]) - 1)
+            path = (self.numbers[index], int(self.episodes[index]) - 1)
             episode_seeds[index] = seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, *path)
         return self._encode(self.backend.reset(seed=episode_seeds, options={"reset_mask": chosen}))
 
     def _restart(self) -> None:
         self.backend.close()
-        self.backend = Backend(self.config)
+        self.backend = self._make_backend()
         self.restarts += 1
         self.history.clear()
         self.resetting = torch.zeros(self.num_envs, dtype=torch.bool)
@@ -187,7 +199,7 @@ class Environments:
 
     def _restart_after(self) -> int:
         if self.config.restart_every:
-            return max(1, self.config.restart_every // self.num_envs)
+            return max(1, self.config.restart_every // self.config.num_envs)
         spec = self.backend.envs.spec
         limit = spec.max_episode_steps if spec else None
         return TIME_LIMITS_BETWEEN_RESTARTS * (limit or ASSUMED_TIME_LIMIT)

@@ -37,7 +37,7 @@ def evaluate(
     agent: Agent,
     config: EnvConfig,
     *,
-    episodes: int,
+    episodes: range,
     seed: int,
     number: int = 0,
     stochastic: bool = False,
@@ -46,18 +46,18 @@ def evaluate(
     """Return the outcome of whole episodes of the agent's mode, or of its samples if `stochastic`.
 
     Nothing of the training is touched: no statistics, no environment, no generator. Episode i of evaluation
-    `number` starts from a seed of its own, however many run side by side. With `video`, episodes run one by one
-    and are written there as MP4 files.
+    `number` starts from a seed of its own, whichever others run, and however many side by side. With `video`,
+    episodes run one by one and are written there as MP4 files.
     """
-    width = 1 if video else min(episodes, MOST_ENVIRONMENTS)
+    width = 1 if video else min(len(episodes), MOST_ENVIRONMENTS)
     envs = [make_recorded_env(config, video) if video else make_env(config) for _ in range(width)]
     device = next(agent.parameters()).device
-    noise = seeds.generator(seed, seeds.Role.EVALUATION_ACTIONS, number, device=device) if stochastic else None
-    starts = [seeds.integer(seed, seeds.Role.EVALUATION_ENVIRONMENTS, number, i) for i in range(episodes)]
+    generator = seeds.generator(seed, seeds.Role.EVALUATION_ACTIONS, number, device=device) if stochastic else None
+    starts = [seeds.integer(seed, seeds.Role.EVALUATION_ENVIRONMENTS, number, i) for i in episodes]
     outcomes: list[tuple[float, int]] = []
     try:
-        for first in range(0, episodes, width):
-            outcomes += run_episodes(agent, envs, starts[first : first + width], noise)
+        for first in range(0, len(starts), max(width, 1)):
+            outcomes += run_episodes(agent, envs, starts[first : first + width], generator)
     finally:
         for env in envs:
             env.close()
@@ -66,7 +66,7 @@ def evaluate(
 
 @single_thread()
 def run_episodes(
-    agent: Agent, envs: list[gymnasium.Env], starts: list[int], noise: torch.Generator | None
+    agent: Agent, envs: list[gymnasium.Env], starts: list[int], generator: torch.Generator | None
 ) -> list[tuple[float, int]]:
     """Return (return, length) of one episode in each of the first environments, one per seed in `starts`."""
     interface = make_interface(envs[0].observation_space, envs[0].action_space)
@@ -78,6 +78,7 @@ def run_episodes(
         seen = interface.encode([observations[i] for i in active]).to(device)
         if not (torch.isfinite(seen).all() and np.isfinite(returns).all()):
             raise FloatingPointError(f"an evaluation environment gave NaN or infinity at step {lengths[active[0]]}")
+        noise = None if generator is None else agent.policy.distribution.noise(len(active), generator)
         actions = interface.decode(agent.act(seen, noise).cpu())
         going = []
         for i, action in zip(active, actions, strict=True):

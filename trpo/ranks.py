@@ -1,0 +1,122 @@
+"""Several processes that train one agent: what each must tell the others, and nothing else.
+
+Every rank steps its own share of the environments; whatever is a mean over samples becomes one over the samples of
+all ranks, weighted by their counts, so that P ranks with N/P samples each compute what one process computes with N.
+`torchrun` starts the ranks and says who is who. Without it there is one rank, and nothing here sends anything.
+
+This is the only module that knows `torch.distributed`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from trpo.numerics.moments import Moments, moments, pack, union
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be one of the ranks that `torchrun` started, if it did, until the end of the block."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def count() -> int:
+    """Return how many ranks there are."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def number() -> int:
+    """Return which of them this is; 0 leads."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def leads() -> bool:
+    """Return whether this rank is the one that writes."""
+    return number() == 0
+
+
+def here() -> tuple[int, int]:
+    """Return which of this host's ranks this is, and how many there are on it."""
+    if count() == 1:
+        return 0, 1
+    return int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+
+
+def share(items: int) -> range:
+    """Return this rank's part of 0 … items − 1: contiguous, and as even as can be."""
+    return range(items * number() // count(), items * (number() + 1) // count())
+
+
+def total(part: Tensor) -> Tensor:
+    """Return the sum of a tensor over all ranks: one message."""
+    if count() > 1:
+        part = part.clone()
+        torch.distributed.all_reduce(part)
+    return part
+
+
+def gathered(part: Tensor) -> Tensor:
+    """Return a tensor of every rank (R, …), in their order: one message."""
+    if count() == 1:
+        return part.unsqueeze(0)
+    parts = [torch.empty_like(part) for _ in range(count())]
+    torch.distributed.all_gather(parts, part)
+    return torch.stack(parts)
+
+
+def mean(values: Tensor, samples: int) -> Tensor:
+    """Return means over the samples of all ranks from each rank's means (K,) over its own: one message."""
+    if count() == 1:
+        return values
+    weighted = total(torch.cat([values * samples, values.new_tensor([samples])]))
+    return weighted[:-1] / weighted[-1]
+
+
+def moments_of(rows: Tensor) -> Moments:
+    """Return the moments of the rows (n, K) of all ranks: one message."""
+    return union(gathered(pack(moments(rows))))
+
+
+def largest(value: int) -> int:
+    """Return the largest of all ranks' values: one message."""
+    return value if count() == 1 else int(gathered(torch.tensor(value)).max())
+
+
+def check_same(fingerprint: str) -> None:
+    """Raise `RuntimeError` if the ranks do not have the same fingerprint of θ: one message."""
+    everyone = gathered(torch.tensor(list(bytes.fromhex(fingerprint)), dtype=torch.uint8))
+    if different := (everyone != everyone[0]).any(1).nonzero().flatten().tolist():
+        raise RuntimeError(
+            f"θ of ranks {different} is no longer that of rank 0: their machines do not compute alike, or one of them "
+            "fails; different versions of torch or CPUs do that"
+        )
+
+
+def everyones(item: Any) -> list[Any]:
+    """Return a picklable object of every rank, in their order."""
+    if count() == 1:
+        return [item]
+    items: list[Any] = [None] * count()
+    torch.distributed.all_gather_object(items, item)
+    return items
+
+
+def of_leader(item: Any) -> Any:
+    """Return the leader's picklable object; what other ranks pass is ignored."""
+    if count() == 1:
+        return item
+    items = [item]
+    torch.distributed.broadcast_object_list(items, src=0)
+    return items[0]

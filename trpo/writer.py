@@ -1,0 +1,135 @@
+"""What a run writes into its directory; of several ranks one writes, and the others say nothing."""
+
+import dataclasses
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from trpo.keys import flat
+from trpo.numerics.params import flatten
+from trpo.profile import Profile
+from trpo.record import checkpoint, run_directory
+from trpo.record.dump import write_dump
+from trpo.record.figures import draw_profile
+from trpo.record.logger import Logger
+from trpo.record.progress import Progress
+from trpo.record.run_directory import write_json
+from trpo.train import Iteration, Trainer
+
+
+class Writer(Protocol):
+    """The directory as a session sees it."""
+
+    def iteration(self, iteration: Iteration, profile: Profile | None) -> None:
+        """Write what an iteration left."""
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Write a numbered checkpoint and remove the oldest."""
+
+    def best(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint of the best agent so far."""
+
+
+class Silence:
+    """The writer of a rank that does not lead."""
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def iteration(self, iteration: Iteration, profile: Profile | None) -> None:
+        """Write nothing."""
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def best(self, state: dict[str, Any]) -> None:
+        """Write nothing."""
+
+
+class DirectoryWriter:
+    """Writes rows, profiles, dumps and checkpoints; `first_step` is that of a resumed run."""
+
+    def __init__(self, trainer: Trainer, directory: Path, first_step: int | None) -> None:
+        self.trainer = trainer
+        self.config = trainer.config
+        self.directory = directory
+        self.logger = Logger(directory, flat(trainer.config), first_step)
+        self.bar = Progress(trainer.config, done=trainer.env_steps)
+
+    def __enter__(self) -> "DirectoryWriter":
+        self.logger.__enter__()
+        self.bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.__exit__(kind, error, trace)
+        self.logger.__exit__(kind, error, trace)
+
+    def iteration(self, iteration: Iteration, profile: Profile | None) -> None:
+        """Write the row, the profile if there is one, and the dump if it is due."""
+        self.logger.write(iteration.row, env_steps=self.trainer.env_steps)
+        self.bar.show(iteration.row)
+        if profile is not None:
+            self._profile(profile)
+        every = self.config.record.dump_every
+        if every and self.trainer.iteration % every == 0:
+            self._dump(iteration)
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Write a numbered checkpoint and remove the oldest."""
+        folder = self.directory / run_directory.CHECKPOINTS
+        self._save(folder / checkpoint.numbered_name(state["env_steps"]), state)
+        checkpoint.remove_oldest(folder, keep=self.config.run.keep_checkpoints)
+
+    def best(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint of the best agent so far."""
+        self._save(self.directory / run_directory.CHECKPOINTS / checkpoint.BEST, state)
+
+    def _save(self, path: Path, state: dict[str, Any]) -> None:
+        """Write a checkpoint, or if it cannot be written, the state to `run.fallback_directory`, and stop."""
+        try:
+            checkpoint.save(path, state)
+        except OSError as error:
+            message = f"the checkpoint {path} cannot be written ({error.strerror})"
+            if fallback := self.config.run.fallback_directory:
+                checkpoint.save(Path(fallback) / path.name, state)
+                message += f"; the state is in {Path(fallback) / path.name}"
+            raise RuntimeError(f"{message}; earlier checkpoints are as they were") from error
+
+    @property
+    def _name(self) -> str:
+        return f"step_{self.trainer.env_steps:012d}"
+
+    def _profile(self, profile: Profile) -> None:
+        write_json(self.directory / run_directory.PROFILES / f"{self._name}.json", profile._asdict())
+        figure = draw_profile(profile._asdict(), f"iteration {self.trainer.iteration}")
+        self.logger.draw("profile/step", figure, env_steps=self.trainer.env_steps)
+
+    def _dump(self, iteration: Iteration) -> None:
+        """Write one whole update: what went into it, θ before and after, and what was logged of it."""
+        policy, batch, theta = self.trainer.agent.policy, iteration.batch, iteration.step.theta
+        assert theta is not None  # every step knows where it started
+        arrays = {
+            "observations": batch.observations,  # as the networks saw them
+            "actions": batch.actions,
+            "advantages": batch.advantages,
+            "old_parameters": batch.old_parameters,
+            "theta_old": theta,
+            "theta_new": flatten(policy),  # the normaliser is not part of θ
+        }
+        description = {
+            "env_id": self.config.env.id,
+            "env_steps": self.trainer.env_steps,
+            "iteration": self.trainer.iteration,
+            "distribution": repr(policy.distribution),
+            "theta": {name: list(parameter.shape) for name, parameter in policy.named_parameters()},
+            "policy": dataclasses.asdict(self.config.policy),
+            "outcome": iteration.step.outcome.name.lower(),
+            "figures": iteration.step.figures(),
+        }
+        write_dump(self.directory / run_directory.DUMPS / f"{self._name}.npz", arrays, description)

@@ -53,7 +53,7 @@ def rollout_of(agent, *, resets=True):
     noise = agent.policy.distribution.noise(STEPS * ENVS, generator(4))
     return Rollout(
         observations=observations,
-        actions=agent.act(observations.flatten(0, 1), noise).view(STEPS, ENVS, -1),
+        actions=agent.actor()(observations.flatten(0, 1), noise).view(STEPS, ENVS, -1),
         rewards=rewards,
         terminated=terminated,
         truncated=truncated,

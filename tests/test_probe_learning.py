@@ -54,7 +54,7 @@ def values(trainer, states):
 
 
 def modes(trainer, states):
-    return trainer.agent.act(states, None).squeeze(-1).tolist()
+    return trainer.agent.actor()(states, None).squeeze(-1).tolist()
 
 
 SIGNS = torch.tensor([[-1.0], [1.0]])  # the states of the one-step probes

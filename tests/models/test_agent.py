@@ -53,15 +53,15 @@ def z_scores(raw):
 def test_without_noise_the_agent_plays_the_mode_at_normalised_observations(distribution):
     agent = acquainted(distribution)
     expected = distribution.mode(agent.policy(z_scores(observations())))
-    torch.testing.assert_close(agent.act(observations(), None), expected.detach(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(agent.actor()(observations(), None), expected.detach(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=str)
 def test_with_noise_the_agent_samples_by_it_alone(distribution):
     agent = acquainted(distribution)
     before = torch.get_rng_state(), pickle.dumps(np.random.get_state())
-    first, again = (agent.act(observations(), noise(agent, len(observations()), 1)) for _ in range(2))
-    other = agent.act(observations(), noise(agent, len(observations()), 2))
+    first, again = (agent.actor()(observations(), noise(agent, len(observations()), 1)) for _ in range(2))
+    other = agent.actor()(observations(), noise(agent, len(observations()), 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -72,7 +72,7 @@ def test_sampled_actions_have_the_mean_and_deviation_of_the_policy():
     agent = agent_for(DiagonalGaussian(2), policy=PolicyConfig(hidden_sizes=(), initial_log_std=-1.0))
     torch.nn.init.constant_(agent.policy.network[-1].weight, 0.0)
     torch.nn.init.constant_(agent.policy.network[-1].bias, 3.0)
-    actions = agent.act(torch.zeros(20_000, 3), noise(agent, 20_000, 0))
+    actions = agent.actor()(torch.zeros(20_000, 3), noise(agent, 20_000, 0))
     # The standard errors are 0.37 / √20000 = 0.0026 and 0.37 / √40000 = 0.0018: five of them.
     np.testing.assert_allclose(actions.mean(0), 3.0, atol=0.013)
     np.testing.assert_allclose(actions.std(0), np.exp(-1.0), atol=0.0092)
@@ -82,7 +82,7 @@ def test_sampled_actions_have_the_mean_and_deviation_of_the_policy():
 def test_acting_leaves_no_graph_and_no_trace(distribution):
     agent = acquainted(distribution)
     before = {name: value.clone() for name, value in agent.state_dict().items()}
-    assert not agent.act(observations(), noise(agent, len(observations()), 1)).requires_grad
+    assert not agent.actor()(observations(), noise(agent, len(observations()), 1)).requires_grad
     assert all(torch.equal(value, before[name]) for name, value in agent.state_dict().items())
 
 
@@ -91,7 +91,7 @@ def test_a_restored_agent_is_the_same_agent_bit_for_bit(distribution):
     agent, restored = acquainted(distribution), agent_for(distribution, seed=99)
     restored.load_state_dict(agent.state_dict())
     seen = observations()
-    assert torch.equal(restored.act(seen, None), agent.act(seen, None))
+    assert torch.equal(restored.actor()(seen, None), agent.actor()(seen, None))
     assert torch.equal(restored.critic(restored.normalize(seen)), agent.critic(agent.normalize(seen)))
     assert torch.equal(restored.reward_scale(torch.ones(4, 2)), agent.reward_scale(torch.ones(4, 2)))
 

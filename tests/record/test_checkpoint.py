@@ -149,9 +149,9 @@ def test_a_loaded_agent_acts_bit_for_bit_alike(run):
     agents = [agent_of(load_config(run / "config.yaml"), checkpoints(run)[0]) for _ in range(2)]
     observations = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     noise = agents[0].policy.distribution.noise(50, torch.Generator().manual_seed(1))
-    drawn = [agent.act(observations, noise) for agent in agents]
+    drawn = [agent.actor()(observations, noise) for agent in agents]
     assert torch.equal(*drawn)
-    assert not torch.equal(drawn[0], agents[0].act(observations, None))
+    assert not torch.equal(drawn[0], agents[0].actor()(observations, None))
     assert same_tensors(agents[0].state_dict(), checkpoint.load(checkpoints(run)[0])["agent"])
 
 

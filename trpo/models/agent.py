@@ -1,5 +1,7 @@
 """The agent: everything that evaluation needs and a checkpoint saves."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -8,6 +10,8 @@ from trpo.config import Config, PolicyConfig
 from trpo.models.distributions import DiagonalGaussian, Distribution
 from trpo.models.networks import Critic, GaussianPolicy, LogitPolicy, Policy
 from trpo.models.normalizer import ObservationNormalizer, RewardScale
+
+Actor = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Agent(nn.Module):
@@ -30,13 +34,20 @@ class Agent(nn.Module):
         """Return raw observations (N, O) as the networks see them."""
         return observations if self.normalizer is None else self.normalizer(observations)
 
-    @torch.no_grad()
-    def act(self, observations: Tensor, noise: Tensor | None) -> Tensor:
-        """Return actions (B, A) for raw observations (B, O): sampled with `noise`, or the mode if it is None."""
-        parameters = self.policy(self.normalize(observations))
-        if noise is None:
-            return self.policy.distribution.mode(parameters)
-        return self.policy.distribution.sample(parameters, noise)
+    def actor(self) -> Actor:
+        """Return the map of raw observations (B, O) to actions (B, A): sampled with noise, or the mode without.
+
+        It is that of the agent as it is now, valid until a parameter changes; its actions are inference tensors.
+        """
+        parameters, distribution = self.policy.snapshot(), self.policy.distribution
+        normalize = self.normalize if self.normalizer is None else self.normalizer.forward
+
+        @torch.inference_mode()
+        def act(observations: Tensor, noise: Tensor | None) -> Tensor:
+            y = parameters(normalize(observations))
+            return distribution.mode(y) if noise is None else distribution.sample(y, noise)
+
+        return act
 
 
 def make_agent(config: Config, *, observation_size: int, one_hot: bool, distribution: Distribution) -> Agent:

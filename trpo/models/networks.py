@@ -5,11 +5,15 @@ They share nothing, so that fitting the critic cannot move the policy outside th
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from trpo.models.distributions import DiagonalGaussian, Distribution
+
+Map = Callable[[Tensor], Tensor]  # rows to rows
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -33,6 +37,27 @@ def mlp(sizes: tuple[int, ...], *, activation: str, last_gain: float, generator:
     return nn.Sequential(*layers)
 
 
+def unwrapped(network: nn.Sequential) -> Map:
+    """Return what a network of linear layers and activations computes now, without the modules around it.
+
+    Bit for bit the same; a module's bookkeeping costs more than the arithmetic of a few rows. Valid until a
+    parameter changes.
+    """
+    layers: list[Map] = []
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            layers.append(partial(nn.functional.linear, weight=layer.weight.detach(), bias=layer.bias.detach()))
+        else:
+            layers.append(layer.forward)
+
+    def forward(inputs: Tensor) -> Tensor:
+        for layer in layers:
+            inputs = layer(inputs)
+        return inputs
+
+    return forward
+
+
 class Policy(nn.Module):
     """A map from observations (N, O) to the parameters (N, D) of `distribution`.
 
@@ -45,6 +70,10 @@ class Policy(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """Return distribution parameters (N, D)."""
         raise NotImplementedError
+
+    def snapshot(self) -> Map:
+        """Return `forward` as it is now, in the form that acts fastest; valid until a parameter changes."""
+        return self
 
 
 class LogitPolicy(Policy):
@@ -67,6 +96,10 @@ class LogitPolicy(Policy):
     def forward(self, observations: Tensor) -> Tensor:
         """Return logits (N, D)."""
         return self.network(observations)  # type: ignore[no-any-return]
+
+    def snapshot(self) -> Map:
+        """Return `forward` as it is now; valid until a parameter changes."""
+        return unwrapped(self.network)
 
 
 class GaussianPolicy(Policy):
@@ -97,9 +130,21 @@ class GaussianPolicy(Policy):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return [μ, log σ] (N, 2A)."""
-        mean = self.network(observations)
-        log_std = self.min_log_std + nn.functional.softplus(self.rho)
+        mean, log_std = self.network(observations), self.log_std()
         return torch.cat([mean, log_std.expand_as(mean)], dim=-1)
+
+    def log_std(self) -> Tensor:
+        """Return log σ (A,)."""
+        return self.min_log_std + nn.functional.softplus(self.rho)
+
+    def snapshot(self) -> Map:
+        """Return `forward` as it is now; valid until a parameter changes."""
+        mean, log_std = unwrapped(self.network), self.log_std().detach()
+
+        def parameters(observations: Tensor) -> Tensor:
+            return torch.cat([mean(observations), log_std.expand(len(observations), -1)], dim=-1)
+
+        return parameters
 
 
 class Critic(nn.Module):

@@ -41,7 +41,7 @@ class Collector:
         Each step asks the policy for actions and for nothing else; values, log-probs and distribution parameters
         are computed afterwards in one pass. One torch thread: the passes are too small to share.
         """
-        device = next(agent.parameters()).device
+        device, act = next(agent.parameters()).device, agent.actor()
         observations: list[Tensor] = []
         actions: list[Tensor] = []
         transitions: list[Transition] = []
@@ -49,7 +49,7 @@ class Collector:
         episodes: list[tuple[float, int]] = []
         while len(transitions) < self.steps or not any(transition.valid.any() for transition in transitions):
             observations.append(self.environments.observations)
-            actions.append(agent.act(observations[-1].to(device), self._noise(agent)).cpu())
+            actions.append(act(observations[-1].to(device), self._noise(agent)).cpu())
             transition = self.environments.step(actions[-1])
             transitions.append(transition)
             finals.append(transition.next_observations[transition.truncated])

@@ -73,13 +73,13 @@ def run_episodes(
     device = next(agent.parameters()).device
     observations = [env.reset(seed=start)[0] for env, start in zip(envs, starts, strict=False)]
     returns, lengths = np.zeros(len(starts)), np.zeros(len(starts), dtype=int)
-    active = list(range(len(starts)))
+    active, act = list(range(len(starts))), agent.actor()
     while active:
         seen = interface.encode([observations[i] for i in active]).to(device)
         if not (torch.isfinite(seen).all() and np.isfinite(returns).all()):
             raise FloatingPointError(f"an evaluation environment gave NaN or infinity at step {lengths[active[0]]}")
         noise = None if generator is None else agent.policy.distribution.noise(len(active), generator)
-        actions = interface.decode(agent.act(seen, noise).cpu())
+        actions = interface.decode(act(seen, noise).cpu())
         going = []
         for i, action in zip(active, actions, strict=True):
             observations[i], reward, terminated, truncated, _ = envs[i].step(action)

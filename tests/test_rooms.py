@@ -29,7 +29,7 @@ ALLOWED = {
     "trust_region": (("batch", "config", "models", "numerics", "objective", "step_info"), ("torch",)),
     "profile": (("batch", "config", "models", "numerics", "objective", "step_info"), ("torch",)),
     "critic": (("config", "models"), ("torch",)),
-    "sampling": (("batch", "config", "models", "seeds"), ("gymnasium", "mujoco", "numpy", "torch")),
+    "sampling": (("batch", "config", "models", "seeds"), ("envpool", "gymnasium", "mujoco", "numpy", "torch")),
     "record": (("config",), ("jinja2", "matplotlib", "numpy", "scipy", "tensorboard", "torch", "tqdm", "yaml")),
     "train": (
         ("batch", "config", "critic", "models", "numerics", "sampling", "seeds", "step_info", "trust_region"),
@@ -123,7 +123,7 @@ def test_every_public_name_is_there():
 
 
 def test_importing_trpo_imports_no_gymnasium_no_hydra_and_no_tensorboard():
-    heavy = {"gymnasium", "hydra", "omegaconf", "tensorboard", "matplotlib", "mujoco"}
+    heavy = {"envpool", "gymnasium", "hydra", "omegaconf", "tensorboard", "matplotlib", "mujoco"}
     program = f"import sys, trpo; print(trpo.__file__, *({heavy} & sys.modules.keys()))"
     answer = subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True)
     assert answer.stdout.split() == [trpo.__file__]

@@ -32,7 +32,8 @@ class Transition(NamedTuple):
     @property
     def ended(self) -> np.ndarray:
         """Where an episode ended, one way or the other (B,)."""
-        return self.terminated | self.truncated
+        ended: np.ndarray = self.terminated | self.truncated
+        return ended
 
 
 class Environments:
@@ -44,8 +45,8 @@ class Environments:
     environment goes through the same transitions for the same actions and starts.
 
     Environments cannot be saved, but they can be replayed: from the seeds of the episodes under way and the actions
-    since. A vector entry point takes one seed for all, and EnvPool takes seeds when it is made only: these are made anew
-    from new seeds every `restart_every` steps (open episodes are truncated there), and replayed since then.
+    since. A vector entry point takes one seed for all, and EnvPool takes seeds only when it is made: these two are made
+    anew from new seeds every `restart_every` steps (open episodes are truncated there), and replayed since then.
     """
 
     def __init__(self, config: EnvConfig, seed: int) -> None:

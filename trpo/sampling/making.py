@@ -38,6 +38,15 @@ def log_once(message: str) -> None:
     log.info("MuJoCo: %s", message)
 
 
+class WithoutInfo(gymnasium.Wrapper):
+    """Drops what nobody reads: merging the infos of all environments takes a tenth of a MuJoCo step."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Return what `Env.step` returns, with an empty info."""
+        observation, reward, terminated, truncated, _ = self.env.step(action)
+        return observation, reward, terminated, truncated, {}
+
+
 def make_vector_env(config: EnvConfig, *, worker: Callable[[EnvConfig], gymnasium.Env]) -> VectorEnv:
     """Return `num_envs` environments on the configured backend; `worker` makes those with a process of their own."""
     log_once.cache_clear()  # once per run
@@ -47,9 +56,9 @@ def make_vector_env(config: EnvConfig, *, worker: Callable[[EnvConfig], gymnasiu
         with contextlib.closing(make_env(config)) as env:
             return Pool(config, env)
     if config.backend == "async":
-        workers = [functools.partial(worker, config)] * config.num_envs
+        workers = [lambda: WithoutInfo(worker(config))] * config.num_envs
         return AsyncVectorEnv(workers, autoreset_mode=AutoresetMode.DISABLED)
-    functions = [functools.partial(make_env, config)] * config.num_envs
+    functions = [lambda: WithoutInfo(make_env(config))] * config.num_envs
     return SyncVectorEnv(functions, copy=False, autoreset_mode=AutoresetMode.DISABLED)
 
 

@@ -38,7 +38,7 @@ class Pool(VectorEnv):
         check_space("observation", env.observation_space, observation_space)
         check_space("action", env.action_space, action_space)
 
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:  # noqa: ARG002
         """Return the first observations of fresh environments, one for each 32-bit seed of the list `seed`."""
         self.close_extras()
         self.pool = make_pool(self.id, seed, self.arguments)
@@ -49,7 +49,7 @@ class Pool(VectorEnv):
         observations, rewards, terminated, _, info = self.pool.step(actions)
         return observations, rewards, terminated, info["elapsed_step"] >= self.limit, {}
 
-    def close_extras(self, **kwargs: Any) -> None:
+    def close_extras(self, **_: Any) -> None:
         """Release the environments and EnvPool's threads."""
         if self.pool is not None:
             self.pool.close()
@@ -103,15 +103,12 @@ def describe(id: str, arguments: dict[str, Any]) -> tuple[spaces.Space, spaces.S
 
 def check_space(name: str, expected: spaces.Space, found: spaces.Space) -> None:
     """Raise `UserError` unless EnvPool's space is that of Gymnasium's environment, but for the type of its numbers."""
-    same = type(expected) is type(found) and expected.shape == found.shape
-    if same and isinstance(expected, spaces.Box):
+    if isinstance(expected, spaces.Box) and isinstance(found, spaces.Box) and expected.shape == found.shape:
         same = np.allclose(expected.low, found.low) and np.allclose(expected.high, found.high)
-    elif same:
+    else:
         same = expected == found
     if not same:
-        raise UserError(
-            f"env.backend=envpool: the {name} space of EnvPool's environment is {found}, that of Gymnasium's is {expected}"
-        )
+        raise UserError(f"env.backend=envpool: the {name} space of EnvPool's environment is {found}, not {expected}")
 
 
 def refusal(id: str, error: Exception) -> UserError:

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -42,7 +43,8 @@ class Pool(VectorEnv):
         """Return the first observations of fresh environments, one for each 32-bit seed of the list `seed`."""
         self.close_extras()
         self.pool = make_pool(self.id, seed, self.arguments)
-        return self.pool.reset()[0], {}
+        with no_warnings():
+            return self.pool.reset()[0], {}
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Return what `VectorEnv.step` returns, in arrays of its own."""
@@ -96,9 +98,16 @@ def describe(id: str, arguments: dict[str, Any]) -> tuple[spaces.Space, spaces.S
         spec = library.make_spec(id, **arguments)
     except (RuntimeError, TypeError) as error:
         raise refusal(id, error) from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Gymnasium's, about the precision of bounds that EnvPool states in float64
+    with no_warnings():
         return spec.gymnasium_observation_space, spec.gymnasium_action_space
+
+
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """Silence Gymnasium where EnvPool makes spaces: it warns that bounds in float64 lose precision."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*precision lowered by casting")
+        yield
 
 
 def check_space(name: str, expected: spaces.Space, found: spaces.Space) -> None:

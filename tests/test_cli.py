@@ -37,7 +37,7 @@ MISTAKES = [
     (["env.id=NoSuchThing-v0"], ["env.id=NoSuchThing-v0"]),
     (["env.id=no_such_package:Thing-v0"], ["no_such_package"]),
     (["task=cartpole", "+env.kwargs.gravity_of_mars=1"], ["gravity_of_mars"]),
-    (["task=cartpole", "env.backend=threads"], ["env.backend", "sync, async, vector", "threads"]),
+    (["task=cartpole", "env.backend=threads"], ["env.backend", "sync, async, vector, envpool", "threads"]),
     (["env.id=Acrobot-v1", "env.backend=vector"], ["env.backend=vector", "Acrobot-v1"]),
     (["task=cartpole", "seed=many"], ["seed", "many"]),
     (["task=cartpole", "seed=1.5"], ["seed", "1.5"]),

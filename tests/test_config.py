@@ -65,7 +65,7 @@ def test_a_list_becomes_a_tuple():
 # Section, field, a value that is refused, the nearest value that is not, and what is allowed in words.
 EDGES = [
     (Config, "seed", -1, 0, "at least 0"),
-    (EnvConfig, "backend", "threads", "async", "one of sync, async, vector"),
+    (EnvConfig, "backend", "threads", "async", "one of sync, async, vector, envpool"),
     (EnvConfig, "num_envs", 0, 1, "at least 1"),
     (PolicyConfig, "hidden_sizes", (64, 0), (64, 1), "at least 1"),
     (PolicyConfig, "activation", "gelu", "elu", "one of tanh, relu, elu, silu"),

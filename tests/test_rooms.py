@@ -32,7 +32,7 @@ ALLOWED = {
     "critic": (("config", "models", "ranks"), ("torch",)),
     "device": (("config", "ranks"), ("torch",)),
     "laps": ((), ()),
-    "sampling": (("batch", "config", "models", "seeds"), ("gymnasium", "mujoco", "numpy", "torch")),
+    "sampling": (("batch", "config", "models", "ranks", "seeds"), ("envpool", "gymnasium", "mujoco", "numpy", "torch")),
     "record": (("config",), ("jinja2", "matplotlib", "numpy", "scipy", "tensorboard", "torch", "tqdm", "yaml")),
     "train": (
         (
@@ -133,7 +133,7 @@ def test_every_public_name_is_there():
 
 
 def test_importing_trpo_imports_no_gymnasium_no_hydra_and_no_tensorboard():
-    heavy = {"gymnasium", "hydra", "omegaconf", "tensorboard", "matplotlib", "mujoco"}
+    heavy = {"envpool", "gymnasium", "hydra", "omegaconf", "tensorboard", "matplotlib", "mujoco"}
     program = f"import sys, trpo; print(trpo.__file__, *({heavy} & sys.modules.keys()))"
     answer = subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True)
     assert answer.stdout.split() == [trpo.__file__]

@@ -4,6 +4,7 @@ import platform
 import re
 import subprocess
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import pytest
 import yaml
@@ -66,6 +67,7 @@ def test_the_summary_tells_the_versions_that_are_installed(run):
     assert told["python"] == platform.python_version()
     for package in ("torch", "numpy", "gymnasium", "mujoco", "trpo"):
         assert told[package] == version(package)
+    assert ("envpool" in told) is (find_spec("envpool") is not None)
 
 
 def test_the_summary_is_written_last(run):

@@ -113,7 +113,7 @@ def test_the_processes_of_environments_ignore_the_signals_that_stop_a_run(make):
     assert len(multiprocessing.active_children()) == 3
 
 
-@pytest.mark.parametrize("backend", ["sync", "async", "vector"])
+@pytest.mark.parametrize("backend", ["sync", "async", "vector", "envpool"])
 def test_making_environments_leaves_the_signals_of_this_process_alone(backend):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     Environments(EnvConfig(id="CartPole-v1", backend=backend, num_envs=2), seed=0).close()

@@ -120,15 +120,15 @@ def test_a_vector_entry_point_spends_one_step_that_is_marked(make):
 def test_past_transitions_do_not_follow_the_environments_buffers(make):
     environments = make("Counting-v0")
     first, began = environments.step(actions(0.25, 0.5, 0.25)), environments.observations
-    kept = [part.clone() for part in (*first, began)]
+    kept = [torch.as_tensor(part).clone() for part in (*first, began)]
     environments.step(actions(0.5, 0.25, probes.TERMINATE))
-    assert all(torch.equal(part, copy) for part, copy in zip((*first, began), kept, strict=True))
+    assert all(torch.equal(torch.as_tensor(part), copy) for part, copy in zip((*first, began), kept, strict=True))
 
 
 def test_cartpoles_own_vector_environment_begins_every_episode_near_the_middle(make):
     """A start has |s| ≤ 0.05, an end |x| > 2.4 or |θ| > 0.2095: the two cannot be mistaken for each other."""
     environments = make("CartPole-v1", backend="vector", num_envs=4)
-    fresh, ends = torch.ones(4, dtype=torch.bool), 0
+    fresh, ends = np.ones(4, dtype=bool), 0
     for _ in range(60):
         acted_on = environments.observations
         transition = environments.step(actions(1, 1, 0, 0))

@@ -129,7 +129,7 @@ def test_figures_are_the_population_moments_of_the_episodes():
 
 
 def test_the_backend_of_training_makes_no_difference():
-    for backend in ("async", "vector"):
+    for backend in ("async", "vector", "envpool"):
         assert run(dataclasses.replace(CARTPOLE, backend=backend)) == run(CARTPOLE)
 
 

@@ -77,7 +77,7 @@ def follow(environments, actions):
 
 
 def same(one, other):
-    return all(torch.equal(*pair) for rows in zip(one, other, strict=True) for pair in zip(*rows, strict=True))
+    return all(np.array_equal(*pair) for rows in zip(one, other, strict=True) for pair in zip(*rows, strict=True))
 
 
 # An environment and a backend, with the size of an action of the policy.
@@ -86,6 +86,10 @@ REPLAYED = [
     ("Wandering-v0", {"backend": "async"}, 1),
     ("Wandering-v0", {"backend": "vector"}, 1),
     ("Wandering-v0", {"backend": "vector", "restart_every": 21}, 1),
+    ("HalfCheetah-v5", {"backend": "envpool"}, 6),
+    ("Hopper-v5", {"backend": "envpool", "restart_every": 51}, 3),
+    ("CartPole-v1", {"backend": "envpool"}, 1),
+    ("Pendulum-v1", {"backend": "envpool", "kwargs": {"max_episode_steps": 9}}, 1),
     ("Wandering-v0", {"num_envs": 1}, 1),
     ("Hopper-v5", {}, 3),
     ("Pendulum-v1", {}, 1),

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ def log_file(directory: Path) -> Iterator[None]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of every package that decides the numbers."""
-    packages = ("trpo", "torch", "numpy", "gymnasium", "mujoco", "hydra-core", "tensorboard")
+    packages = ["trpo", "torch", "numpy", "gymnasium", "mujoco", "hydra-core", "tensorboard"]
+    packages += [name for name in ("envpool",) if find_spec(name)]
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 

@@ -45,22 +45,23 @@ class Collector:
         observations: list[Tensor] = []
         actions: list[Tensor] = []
         transitions: list[Transition] = []
-        finals: list[Tensor] = []
+        finals: list[Tensor] = [self.environments.observations[:0]]  # or there may be nothing to concatenate
         episodes: list[tuple[float, int]] = []
         while len(transitions) < self.steps or not any(transition.valid.any() for transition in transitions):
             observations.append(self.environments.observations)
             actions.append(act(observations[-1].to(device), self._noise(agent)).cpu())
             transition = self.environments.step(actions[-1])
             transitions.append(transition)
-            finals.append(transition.next_observations[transition.truncated])
+            if transition.truncated.any():
+                finals.append(transition.next_observations[torch.from_numpy(transition.truncated)])
             episodes += self._count(transition)
         return Rollout(
             observations=torch.stack(observations).to(device),
             actions=torch.stack(actions).to(device),
-            rewards=torch.stack([transition.rewards for transition in transitions]).to(device),
-            terminated=torch.stack([transition.terminated for transition in transitions]).to(device),
-            truncated=torch.stack([transition.truncated for transition in transitions]).to(device),
-            valid=torch.stack([transition.valid for transition in transitions]).to(device),
+            rewards=stacked([transition.rewards for transition in transitions]).to(device),
+            terminated=stacked([transition.terminated for transition in transitions]).to(device),
+            truncated=stacked([transition.truncated for transition in transitions]).to(device),
+            valid=stacked([transition.valid for transition in transitions]).to(device),
             last_observations=self.environments.observations.to(device),
             final_observations=torch.cat(finals).to(device),
             episode_returns=[episode_return for episode_return, _ in episodes],
@@ -90,12 +91,18 @@ class Collector:
 
     def _count(self, transition: Transition) -> list[tuple[float, int]]:
         """Add a step to the episodes under way; return (return, length) of those that ended with it."""
-        valid = transition.valid.numpy()
-        self.returns += np.where(valid, transition.rewards.numpy(), 0.0)
-        self.lengths += valid
-        ended = (transition.terminated | transition.truncated).numpy()
-        whole = ended & ~transition.interrupted.numpy()
+        self.returns += np.where(transition.valid, transition.rewards, 0.0)
+        self.lengths += transition.valid
+        ended = transition.ended
+        if not ended.any():
+            return []
+        whole = ended & ~transition.interrupted
         finished = list(zip(self.returns[whole].tolist(), self.lengths[whole].tolist(), strict=True))
         self.returns[ended] = 0.0
         self.lengths[ended] = 0
         return finished
+
+
+def stacked(rows: list[np.ndarray]) -> Tensor:
+    """Return T rows of numbers (B,) as one tensor (T, B)."""
+    return torch.from_numpy(np.stack(rows))

@@ -24,24 +24,30 @@ class Transition(NamedTuple):
     """What one step of B environments gave."""
 
     next_observations: Tensor  # (B, O) the true next ones: where an episode ended, those it ended in
-    rewards: Tensor  # (B,)
-    terminated: Tensor  # (B,) bool
-    truncated: Tensor  # (B,) bool
-    valid: Tensor  # (B,) bool; False where the backend spent the step on a reset
-    interrupted: Tensor  # (B,) bool; truncated by a restart of ours, not by the environment
+    rewards: np.ndarray  # (B,) float32
+    terminated: np.ndarray  # (B,) bool
+    truncated: np.ndarray  # (B,) bool
+    valid: np.ndarray  # (B,) bool; False where the backend spent the step on a reset
+    interrupted: np.ndarray  # (B,) bool; truncated by a restart of ours, not by the environment
+
+    @property
+    def ended(self) -> np.ndarray:
+        """Where an episode ended, one way or the other (B,)."""
+        ended: np.ndarray = self.terminated | self.truncated
+        return ended
 
 
 class Environments:
     """B environments, the observations to act on next, their resets, and what it takes to replay them.
 
     Sync and async environments run with autoreset disabled: an environment that ended is reset at once, with a
-    seed of its own for every episode, and no step is spent on it. An environment's own vector entry point
-    resets by itself on the step after an end; that step is marked as not valid. Either way an environment
-    goes through the same transitions for the same actions and starts.
+    seed of its own for every episode, and no step is spent on it. An environment's own vector entry point and
+    EnvPool reset by themselves on the step after an end; that step is marked as not valid. Either way an
+    environment goes through the same transitions for the same actions and starts.
 
     Environments cannot be saved, but they can be replayed: from the seeds of the episodes under way and the actions
-    since. A vector entry point takes one seed for all, so it is made anew from a new seed every `restart_every`
-    steps (open episodes are truncated there), and replayed since then.
+    since. A vector entry point takes one seed for all, and EnvPool takes seeds only when it is made: these two are made
+    anew from new seeds every `restart_every` steps (open episodes are truncated there), and replayed since then.
 
     Args:
         config: its `num_envs` counts the environments of all ranks.
@@ -55,17 +61,16 @@ class Environments:
         self.seed = seed
         self.numbers = numbers
         self.num_envs = len(numbers)
-        self.masked_resets = config.backend != "vector"
+        self.masked_resets = config.backend in ("sync", "async")
         self.backend = self._make_backend()
         envs = self.backend.envs
         self.interface = make_interface(envs.single_observation_space, envs.single_action_space)
         self.steps = 0  # of the vector
         self.strayed = False  # whether an observation has lain outside its space
         self.episodes = np.zeros(self.num_envs, dtype=np.int64)  # started, per environment
-        self.restarts = 0  # of a vector entry point
+        self.restarts = 0  # of environments that reset by themselves
         self.restart_after = self._restart_after()  # steps of the vector
         self.history = History(self.num_envs)
-        self.resetting = torch.zeros(self.num_envs, dtype=torch.bool)
         try:
             self.observations = self._start()  # (B, O) to act on next
         except BaseException:
@@ -80,18 +85,16 @@ class Environments:
         self.steps += 1
         self.history.append(actions)
         transition = self._step(actions)
-        ended = transition.terminated | transition.truncated
+        ended = transition.ended
         self.observations = transition.next_observations
         if self.masked_resets:
             if ended.any():
-                self.history.begin(ended.numpy())
-                self.observations = self._reset(ended.numpy())
+                self.history.begin(ended)
+                self.observations = self._reset(ended)
         elif self.history.length >= self.restart_after:
             cut = transition.valid & ~ended
             transition = transition._replace(truncated=transition.truncated | cut, interrupted=cut)
             self._restart()
-        else:
-            self.resetting = ended
         return transition
 
     def close(self) -> None:
@@ -100,7 +103,7 @@ class Environments:
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs to bring fresh environments to this very step."""
-        if self.masked_resets:  # a vector entry point is replayed from its restart, and needs them all
+        if self.masked_resets:  # a replay from a restart needs them all
             self.history.forget()
         return {
             "steps": self.steps,
@@ -129,21 +132,29 @@ class Environments:
         return Backend(dataclasses.replace(self.config, num_envs=self.num_envs))
 
     def _start(self) -> Tensor:
+        self.resetting = np.zeros(self.num_envs, dtype=bool)  # whether the next step goes into a reset
         if self.masked_resets:
             return self._reset(np.ones(self.num_envs, dtype=bool))
-        path = (self.restarts, *self.numbers[:1]) if self.numbers.start else (self.restarts,)
-        return self._encode(self.backend.reset(seed=seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, *path)))
+        if self.config.backend == "vector":
+            path = (self.restarts, self.numbers.start) if self.numbers.start else (self.restarts,)
+            return self._encode(self.backend.reset(seed=self._seed(*path)))
+        return self._encode(self.backend.reset(seed=[self._seed(number, self.restarts) for number in self.numbers]))
+
+    def _seed(self, *path: int) -> int:
+        return seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, *path)
 
     def _step(self, actions: Tensor) -> Transition:
         raw, rewards, terminated, truncated, _ = self.backend.step(self.interface.decode(actions))
         valid = ~self.resetting
+        if not self.masked_resets:
+            self.resetting = terminated | truncated
         return Transition(
             next_observations=self._encode(raw),
-            rewards=self._finite("reward", torch.from_numpy(np.array(rewards, dtype=np.float32))),
-            terminated=torch.from_numpy(np.array(terminated, dtype=bool)) & valid,
-            truncated=torch.from_numpy(np.array(truncated, dtype=bool)) & valid,
+            rewards=self._finite("reward", np.array(rewards, dtype=np.float32)),
+            terminated=terminated & valid,
+            truncated=truncated & valid,
             valid=valid,
-            interrupted=torch.zeros_like(valid),
+            interrupted=np.zeros(self.num_envs, dtype=bool),
         )
 
     def _reset(self, ended: np.ndarray) -> Tensor:
@@ -155,8 +166,7 @@ class Environments:
         """Return observations (B, O) after resetting some environments to the start of their current episode."""
         episode_seeds: list[int | None] = [None] * self.num_envs
         for index in np.flatnonzero(chosen):
-            path = (self.numbers[index], int(self.episodes[index]) - 1)
-            episode_seeds[index] = seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, *path)
+            episode_seeds[index] = self._seed(self.numbers[index], int(self.episodes[index]) - 1)
         return self._encode(self.backend.reset(seed=episode_seeds, options={"reset_mask": chosen}))
 
     def _restart(self) -> None:
@@ -164,7 +174,6 @@ class Environments:
         self.backend = self._make_backend()
         self.restarts += 1
         self.history.clear()
-        self.resetting = torch.zeros(self.num_envs, dtype=torch.bool)
         self.observations = self._start()
 
     def _replay_episodes(self) -> Tensor:
@@ -184,7 +193,7 @@ class Environments:
                 observations = self._begin(starting)
             transition = self._step(self.history.rows[index])
             observations = transition.next_observations
-            filler_ended = (transition.terminated | transition.truncated).numpy() & (began > index)
+            filler_ended = transition.ended & (began > index)
             if filler_ended.any():
                 observations = self._begin(filler_ended)
         return self._begin(starting) if (starting := began == length).any() else observations
@@ -192,9 +201,7 @@ class Environments:
     def _replay_since_restart(self) -> Tensor:
         observations = self._start()
         for actions in self.history.rows[: self.history.length]:
-            transition = self._step(actions)
-            self.resetting = transition.terminated | transition.truncated
-            observations = transition.next_observations
+            observations = self._step(actions).next_observations
         return observations
 
     def _restart_after(self) -> int:
@@ -205,15 +212,16 @@ class Environments:
         return TIME_LIMITS_BETWEEN_RESTARTS * (limit or ASSUMED_TIME_LIMIT)
 
     def _encode(self, raw: Any) -> Tensor:
-        observations = self._finite("observation", self.interface.encode(raw))
+        observations = self.interface.encode(raw)
+        self._finite("observation", observations.numpy())
         if not self.strayed and not self.interface.contains(raw):
             self.strayed = True  # said once: many an environment strays by a rounding, and learning does not mind
             log.warning("an observation at step %d lies outside the environment's own space", self.steps)
         return observations
 
-    def _finite(self, signal: str, values: Tensor) -> Tensor:
-        if not np.isfinite(values.numpy()).all():  # three times as fast as torch's on so few numbers
-            environment, *component = (~torch.isfinite(values)).nonzero()[0].tolist()
+    def _finite(self, signal: str, values: np.ndarray) -> np.ndarray:
+        if not np.isfinite(values).all():
+            environment, *component = np.argwhere(~np.isfinite(values))[0].tolist()
             name = signal + "".join(f"[{i}]" for i in component)
             raise FloatingPointError(
                 f"{name} of environment {environment} is {float(values[environment, *component])} after its step "

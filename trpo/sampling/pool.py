@@ -1,0 +1,130 @@
+"""EnvPool's environments, with the spaces, the time limits and the ends of Gymnasium's."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from trpo import ranks
+from trpo.config import EnvConfig, UserError, first_line
+
+MOST_STEPS = 2**31 - 2  # of an environment without a time limit: EnvPool counts in 32 bits
+SEED_SHIFT = 2**31  # our seeds are unsigned, EnvPool's signed
+
+
+class Pool(VectorEnv):
+    """`num_envs` environments of EnvPool that reset on the step after an end, seeded by being made anew.
+
+    EnvPool calls an end in the very step of the time limit a truncation, though the environment may have terminated
+    there. So EnvPool's own limit lies one step beyond, and the true one is kept here: such an end is both, as in
+    Gymnasium. An environment cut by the true limit goes one step further before it resets; the two steps after
+    such an end belong to no episode.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012  Gymnasium's own form
+
+    def __init__(self, config: EnvConfig, env: gymnasium.Env) -> None:
+        """Take the spaces and the limit of `env`, one environment of Gymnasium. Raises `UserError` on a difference."""
+        self.id, self.num_envs, self.spec = config.id, config.num_envs, env.spec
+        self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
+        self.limit = (env.spec and env.spec.max_episode_steps) or MOST_STEPS
+        self.arguments = {**config.kwargs, "max_episode_steps": self.limit + 1}
+        self.pool: Any = None
+        observation_space, action_space = describe(self.id, self.arguments)
+        check_space("observation", env.observation_space, observation_space)
+        check_space("action", env.action_space, action_space)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:  # noqa: ARG002
+        """Return the first observations of fresh environments, one for each 32-bit seed of the list `seed`."""
+        self.close_extras()
+        self.pool = make_pool(self.id, seed, self.arguments)
+        with no_warnings():
+            return self.pool.reset()[0], {}
+
+    def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Return what `VectorEnv.step` returns, in arrays of its own."""
+        observations, rewards, terminated, _, info = self.pool.step(actions)
+        return observations, rewards, terminated, info["elapsed_step"] >= self.limit, {}
+
+    def close_extras(self, **_: Any) -> None:
+        """Release the environments and EnvPool's threads."""
+        if self.pool is not None:
+            self.pool.close()
+        self.pool = None
+
+
+def import_envpool() -> Any:
+    """Return the library, which takes a second to import. Raises `UserError` if it is not installed."""
+    try:
+        import envpool
+    except ImportError as error:
+        raise UserError(
+            f"env.backend=envpool needs EnvPool: pip install 'trpo[envpool]' ({first_line(error)})"
+        ) from error
+    return envpool
+
+
+def make_pool(id: str, seeds: Sequence[int], arguments: dict[str, Any]) -> Any:
+    """Return environments of EnvPool, stepped by as many threads as this process has cores."""
+    try:
+        return import_envpool().make(
+            id,
+            env_type="gymnasium",
+            num_envs=len(seeds),
+            num_threads=min(len(seeds), cores()),
+            seed=[seed - SEED_SHIFT for seed in seeds],
+            **arguments,
+        )
+    except (RuntimeError, TypeError) as error:
+        raise refusal(id, error) from error
+
+
+def cores() -> int:
+    """Return how many cores this process may use: those of the machine would be too many, and ranks share them."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, allowed // ranks.here()[1])
+
+
+def describe(id: str, arguments: dict[str, Any]) -> tuple[spaces.Space, spaces.Space]:
+    """Return EnvPool's observation and action space of an id. Raises `UserError` if it cannot make that."""
+    library = import_envpool()
+    if id not in library.list_all_envs():
+        raise UserError(f"env.backend=envpool: EnvPool does not know {id}; env.backend=sync can step it")
+    try:
+        spec = library.make_spec(id, **arguments)
+    except (RuntimeError, TypeError) as error:
+        raise refusal(id, error) from error
+    with no_warnings():
+        return spec.gymnasium_observation_space, spec.gymnasium_action_space
+
+
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """Silence Gymnasium where EnvPool makes spaces: it warns that bounds in float64 lose precision."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*precision lowered by casting")
+        yield
+
+
+def check_space(name: str, expected: spaces.Space, found: spaces.Space) -> None:
+    """Raise `UserError` unless EnvPool's space is that of Gymnasium's environment, but for the type of its numbers."""
+    if isinstance(expected, spaces.Box) and isinstance(found, spaces.Box) and expected.shape == found.shape:
+        same = np.allclose(expected.low, found.low) and np.allclose(expected.high, found.high)
+    else:
+        same = expected == found
+    if not same:
+        raise UserError(f"env.backend=envpool: the {name} space of EnvPool's environment is {found}, not {expected}")
+
+
+def refusal(id: str, error: Exception) -> UserError:
+    """Return EnvPool's refusal of arguments as a person can read it."""
+    said = first_line(error)
+    if "incompatible constructor arguments" in said:
+        said = "an argument has the wrong type"
+    return UserError(f"env.backend=envpool: EnvPool cannot make {id}: {said.removeprefix('Config.__new__() ')}")

@@ -9,11 +9,12 @@ from pathlib import Path
 import benchmark_speed
 import pytest
 import torch
-from speed import floor, rate, tables, targets, timing, training
+from speed import floor, rate, tables, targets, timing, training, updates
 from speed.rows import Row, extend, find, from_data, to_data
-from speed.work import make_work
+from speed.work import make_work, old_parameters
 from tiny_runs import process
 
+from trpo import TrustRegionConfig
 from trpo.objective import Objective
 
 SCRIPT = Path(benchmark_speed.__file__)
@@ -64,8 +65,9 @@ def test_contestants_take_turns_and_the_first_round_does_not_count():
 
 
 def test_a_first_round_that_tries_the_patience_counts_and_is_the_last(clock):
-    values = timing.alternate({"A": lambda: clock.take(11) or 1.0}, repetitions=5, patience=10)
-    assert values == {"A": [1.0]}
+    figures = itertools.count()
+    values = timing.alternate({"A": lambda: clock.take(11) or next(figures)}, repetitions=5, patience=10)
+    assert values == {"A": [0]}
 
 
 def test_rounds_go_on_until_the_time_has_passed(clock):
@@ -197,25 +199,62 @@ def test_the_shipped_task_is_among_the_contestants_and_marked():
     assert f"{config.env.backend}, {config.env.num_envs} envs, {config.run.threads} thread" in marked
 
 
+def test_a_contestant_that_is_not_installed_has_a_row_that_says_how_to_install_it():
+    options = benchmark_speed.Options(CPU, repetitions=2, quick=True)
+    rows = updates.measured({"there": lambda: 4.0, "missing": None}, {"samples": 1}, options)
+    assert [(row.contestant, row.values) for row in rows] == [("there", [4.0, 4.0]), ("missing", [])]
+    assert rows[1].note == "missing is not installed: pip install 'trpo[peers]'"
+
+
 @pytest.fixture(scope="module")
 def work():
-    return make_work(200, (16, 16), CPU)
+    """Work with a σ of its own, which a peer does not have unless it is copied."""
+    work = make_work(200, (16, 16), CPU)
+    with torch.no_grad():
+        work.policy.rho.sub_(1)
+    return work._replace(batch=work.batch._replace(old_parameters=old_parameters(work.policy, work.batch.observations)))
+
+
+def counted(monkeypatch, owner, name):
+    """A list that grows with every call of a method."""
+    calls, method = [], getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, **kwargs: calls.append(name) or method(*args, **kwargs))
+    return calls
+
+
+def test_our_update_has_15_iterations_and_the_curvature_of_the_step(work, monkeypatch):
+    calls = counted(monkeypatch, Objective, "fisher_product")
+    restore = updates.restorer(work)
+    updates.our_update(work, TrustRegionConfig(cg_iterations=15, cg_tolerance=0.0))()
+    restore()
+    assert len(calls) == 15 + 1
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_product_of_sb3_contrib_is_on_the_same_network_and_samples(work):
-    pytest.importorskip("sb3_contrib")
+def test_sb3_contrib_gets_the_same_work(work, monkeypatch):
+    library = pytest.importorskip("sb3_contrib")
     from speed import sb3
 
     assert_same_network(work, sb3.make_fisher_product(work, CPU), share=6)  # its KL is a mean over action dimensions
+    model = sb3.make_model(work, CPU)
+    for column, name in ((work.batch.observations, "observations"), (work.batch.advantages, "advantages")):
+        assert getattr(model.rollout_buffer, name).flatten().tolist() == column.flatten().tolist()
+    calls = counted(monkeypatch, library.TRPO, "hessian_vector_product")
+    _, update = sb3.make_update(work, CPU, 15)
+    update()
+    assert len(calls) == 1 + 15 + 1  # it starts from a random point, whose residual it needs
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_product_of_tianshou_is_on_the_same_network_and_samples(work):
-    pytest.importorskip("tianshou.algorithm")
+def test_tianshou_gets_the_same_work(work, monkeypatch):
+    library = pytest.importorskip("tianshou.algorithm")
     from speed import tianshou_peer
 
     assert_same_network(work, tianshou_peer.make_fisher_product(work, CPU), share=1)
+    calls = counted(monkeypatch, library.TRPO, "_MVP")
+    _, update = tianshou_peer.make_update(work, CPU, 15)
+    update()
+    assert len(calls) == 15 + 1
 
 
 def assert_same_network(work, product, share):

@@ -1,0 +1,1 @@
+"""The parts of `benchmark_speed.py`: what is timed, against whom, and how it is written down."""

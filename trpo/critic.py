@@ -45,12 +45,14 @@ def fit_critic(
     """
     before = assess(critic, observations, returns)
     check_loss(before[0], returns)
-    steps = math.ceil(int(ranks.total(torch.tensor(len(returns)))) / config.minibatch_size)  # per epoch
+    samples = ranks.gathered(torch.tensor(len(returns)))
+    steps = min(math.ceil(int(samples.sum()) / config.minibatch_size), int(samples.max()))  # per epoch
     for _ in range(config.epochs):
         order = torch.randperm(len(returns), generator=generator).to(returns.device)
         shuffled = (observations[order].tensor_split(steps), returns[order].tensor_split(steps))
         for inputs, targets in zip(*shuffled, strict=True):
-            loss = (critic(inputs) - targets).square().mean()
+            errors = (critic(inputs) - targets).square()
+            loss = errors.mean() if len(errors) else errors.sum()  # a rank may have no row of a small minibatch
             check_loss(float(loss.detach()), returns)
             optimizer.zero_grad()
             loss.backward()

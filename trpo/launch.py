@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,9 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trpo import ranks
 from trpo.compose import CONFIGS, compose_jobs, load_config, one_line, register_schema, to_config
-from trpo.config import Config, UserError, first_line
+from trpo.config import UserError, first_line
 from trpo.device import resolve_device
-from trpo.record import run_directory
+from trpo.record import checkpoint, run_directory
 from trpo.resume import AUTO, Composed, Plan, plan_job
 from trpo.run import train
 from trpo.sampling.making import check_environment
@@ -66,12 +67,22 @@ def follow(plans: list[Plan]) -> int:
     """Take part in the job that the leader runs, without a directory, and return an exit code."""
     if not plans or plans[0].finished:
         return 0
-    logging.basicConfig(format=f"rank {ranks.number()}: %(message)s")
+    handler = logging.StreamHandler()
+    handler.addFilter(concerns_this_rank)
+    logging.basicConfig(format=f"rank {ranks.number()}: %(message)s", handlers=[handler])
+    logging.captureWarnings(True)
     try:
         return exit_code(train(plans[0].config, Path(), plans[0].overrides, resume=plans[0].resume))
+    except (ConnectionError, UserError) as error:
+        logging.error("%s", error)
     except Exception:
         logging.exception("the run failed")
-        return 1
+    return 1
+
+
+def concerns_this_rank(record: logging.LogRecord) -> bool:
+    """Return whether the leader does not say the same: errors, and what a rank's own environments did."""
+    return record.levelno >= logging.ERROR or record.name.startswith("trpo.sampling")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -130,7 +141,7 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
         plans.append(plan)
         if plan.finished:
             continue
-        check_ranks(plan.config)
+        check_ranks(plan, directory)
         resolve_device(plan.config)
         if (environment := repr(plan.config.env)) not in seen:
             check_environment(plan.config.env)
@@ -140,12 +151,24 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
     return plans
 
 
-def check_ranks(config: Config) -> None:
-    """Raise `UserError` if a configuration cannot be shared among the ranks."""
+def check_ranks(plan: Plan, directory: Path) -> None:
+    """Raise `UserError` if a job cannot be shared among the ranks, or was among others."""
+    config = plan.config
+    before = ranks_before(directory) if plan.resume else ranks.count()
+    if before != ranks.count():
+        raise UserError(f"{directory} is a run of {before} rank(s), and a run keeps them; here are {ranks.count()}")
     if config.env.num_envs < ranks.count():
         raise UserError(f"env.num_envs={config.env.num_envs} is too few for {ranks.count()} ranks: each needs one")
     if config.record.dump_every and ranks.count() > 1:
         raise UserError("record.dump_every: no rank has the whole of an update; dump updates of one process")
+
+
+def ranks_before(directory: Path) -> int:
+    """Return on how many ranks a run was; without a checkpoint it starts again, on as many as there are."""
+    for file in reversed(checkpoint.numbered(directory / run_directory.CHECKPOINTS)):
+        with suppress(UserError):  # what cannot be read is reported when the run starts
+            return len(checkpoint.load(file)["ranks"])
+    return ranks.count()
 
 
 def as_typed(job: DictConfig, overrides: ListConfig) -> Composed:

@@ -19,6 +19,9 @@ from torch import Tensor
 from trpo.numerics.moments import Moments, moments, pack, union
 
 
+FEW = 8  # ranks that send everything to each other directly; more of them reduce along a tree
+
+
 @contextmanager
 def joined() -> Iterator[None]:
     """Be one of the ranks that `torchrun` started, if it did, until the end of the block."""
@@ -59,10 +62,23 @@ def share(items: int) -> range:
     return range(items * number() // count(), items * (number() + 1) // count())
 
 
+@contextmanager
+def answered() -> Iterator[None]:
+    """Say in one line that a message failed: what broke it is known to the rank that ended, not to this one."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError("another rank ended or cannot be reached; its own messages say why") from error
+
+
 def total(part: Tensor) -> Tensor:
     """Return the sum of a tensor over all ranks: one message."""
-    if count() > 1:
-        part = part.clone()
+    if count() == 1:
+        return part
+    if count() <= FEW:
+        return gathered(part).sum(0)
+    part = part.clone()
+    with answered():
         torch.distributed.all_reduce(part)
     return part
 
@@ -72,8 +88,27 @@ def gathered(part: Tensor) -> Tensor:
     if count() == 1:
         return part.unsqueeze(0)
     parts = [torch.empty_like(part) for _ in range(count())]
-    torch.distributed.all_gather(parts, part)
+    with answered():
+        if count() <= FEW and part.device.type == "cpu":
+            exchange(part, parts)
+        else:
+            torch.distributed.all_gather(parts, part)
     return torch.stack(parts)
+
+
+def exchange(part: Tensor, parts: list[Tensor]) -> None:
+    """Send a tensor to every other rank and fill `parts` with theirs and this one's.
+
+    Between two processes of one machine, gloo's all-reduce of 6,000 floats took 1.5 ms in the mean, of which most
+    was waiting to be scheduled, and this 0.1 ms.
+    """
+    others = [rank for rank in range(count()) if rank != number()]
+    requests = [torch.distributed.isend(part, rank) for rank in others]
+    requests += [torch.distributed.irecv(parts[rank], rank) for rank in others]
+    parts[number()].copy_(part)
+    for request in requests:
+        if request is not None:
+            request.wait()
 
 
 def mean(values: Tensor, samples: int) -> Tensor:
@@ -95,12 +130,12 @@ def largest(value: int) -> int:
 
 
 def check_same(fingerprint: str) -> None:
-    """Raise `RuntimeError` if the ranks do not have the same fingerprint of θ: one message."""
+    """Raise `RuntimeError` if the ranks do not have the same fingerprint of their parameters: one message."""
     everyone = gathered(torch.tensor(list(bytes.fromhex(fingerprint)), dtype=torch.uint8))
     if different := (everyone != everyone[0]).any(1).nonzero().flatten().tolist():
         raise RuntimeError(
-            f"θ of ranks {different} is no longer that of rank 0: their machines do not compute alike, or one of them "
-            "fails; different versions of torch or CPUs do that"
+            f"the parameters of ranks {different} are no longer those of rank 0: their machines do not compute alike, "
+            "or one of them fails; different versions of torch or CPUs do that"
         )
 
 
@@ -109,7 +144,8 @@ def everyones(item: Any) -> list[Any]:
     if count() == 1:
         return [item]
     items: list[Any] = [None] * count()
-    torch.distributed.all_gather_object(items, item)
+    with answered():
+        torch.distributed.all_gather_object(items, item)
     return items
 
 
@@ -118,5 +154,6 @@ def of_leader(item: Any) -> Any:
     if count() == 1:
         return item
     items = [item]
-    torch.distributed.broadcast_object_list(items, src=0)
+    with answered():
+        torch.distributed.broadcast_object_list(items, src=0)
     return items[0]

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from trpo import ranks, seeds
 from trpo.batch import Batch, Rollout, make_batch
@@ -123,7 +124,7 @@ class Trainer:
             "env_steps": self.env_steps,
             "wall_time": time.time(),
             "outcome": step.outcome.name.lower(),
-            "fingerprint": fingerprint(agent),
+            "fingerprint": fingerprint(agent.policy),
             **tagged("rollout", rollout.figures()),
             **tagged("trust_region", step.figures()),
             **statistics,
@@ -233,9 +234,9 @@ def agent_for(config: Config, interface: Interface) -> Agent:
     )
 
 
-def fingerprint(agent: Agent) -> str:
+def fingerprint(module: nn.Module) -> str:
     """Return a hash of θ: equal in two runs up to the first iteration in which they differ in a single bit."""
-    return hashlib.sha256(flatten(agent.policy).cpu().numpy().tobytes()).hexdigest()[:16]
+    return hashlib.sha256(flatten(module).cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def tagged(group: str, figures: Mapping[str, float]) -> dict[str, float]:

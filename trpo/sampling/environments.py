@@ -125,7 +125,8 @@ class Environments:
         self.steps = state["steps"]
         same = (self.observations == state["observations"]).all(dim=1)
         for environment in (~same).nonzero().flatten().tolist():
-            log.warning("environment %d did not replay to where it was: the run goes on, but not exactly", environment)
+            number = self.numbers[environment]
+            log.warning("environment %d did not replay to where it was: the run goes on, but not exactly", number)
         return bool(same.all())
 
     def _make_backend(self) -> Backend:
@@ -222,9 +223,9 @@ class Environments:
     def _finite(self, signal: str, values: np.ndarray) -> np.ndarray:
         if not np.isfinite(values).all():
             environment, *component = np.argwhere(~np.isfinite(values))[0].tolist()
-            name = signal + "".join(f"[{i}]" for i in component)
+            name = signal + "".join(f"[{i}]" for i in component) + f" of environment {self.numbers[environment]}"
             raise FloatingPointError(
-                f"{name} of environment {environment} is {float(values[environment, *component])} after its step "
-                f"{self.steps} of this run: the environment is broken, or it left its numeric range"
+                f"{name} is {float(values[environment, *component])} after its step {self.steps} of this run: "
+                "the environment is broken, or it left its numeric range"
             )
         return values

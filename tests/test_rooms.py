@@ -32,7 +32,7 @@ ALLOWED = {
     "critic": (("config", "models", "ranks"), ("torch",)),
     "device": (("config", "ranks"), ("torch",)),
     "laps": ((), ()),
-    "sampling": (("batch", "config", "models", "ranks", "seeds"), ("envpool", "gymnasium", "mujoco", "numpy", "torch")),
+    "sampling": (("batch", "config", "models", "seeds"), ("envpool", "gymnasium", "mujoco", "numpy", "torch")),
     "record": (("config",), ("jinja2", "matplotlib", "numpy", "scipy", "tensorboard", "torch", "tqdm", "yaml")),
     "train": (
         (

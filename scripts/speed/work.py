@@ -33,7 +33,7 @@ def make_work(samples: int, hidden_sizes: tuple[int, ...], device: torch.device)
     policy, critic = agent.policy, agent.critic
     observations = torch.randn(samples, OBSERVATION_SIZE, generator=generator)
     parameters = old_parameters(policy, observations)
-    actions = policy.distribution.sample(parameters, generator)
+    actions = policy.distribution.sample(parameters, policy.distribution.noise(samples, generator))
     earned = (actions * observations[:, :ACTION_SIZE]).sum(-1)
     batch = Batch(observations, actions, parameters, (earned - earned.mean()) / earned.std(), returns=earned)
     return Work(policy.to(device), critic.to(device), Batch(*(column.to(device) for column in batch)))

@@ -11,7 +11,6 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from trpo import ranks
 from trpo.config import EnvConfig, UserError, first_line
 
 MOST_STEPS = 2**31 - 2  # of an environment without a time limit: EnvPool counts in 32 bits
@@ -86,9 +85,8 @@ def make_pool(id: str, seeds: Sequence[int], arguments: dict[str, Any]) -> Any:
 
 
 def cores() -> int:
-    """Return how many cores this process may use: those of the machine would be too many, and ranks share them."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, allowed // ranks.here()[1])
+    """Return how many cores this process may use; EnvPool would count those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe(id: str, arguments: dict[str, Any]) -> tuple[spaces.Space, spaces.Space]:

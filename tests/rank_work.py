@@ -1,12 +1,15 @@
-"""What one rank of several computes for `test_ranks.py`: `python rank_work.py FILE`, with torchrun's variables set.
+"""What each rank computes for `test_ranks.py`: `python rank_work.py RANK '{"3": PORT, "2": PORT}' FOLDER`.
 
 The same functions run in the test's own process, where there is one rank and it has all rows.
 """
 
 import copy
+import json
+import os
 import sys
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed
@@ -204,7 +207,20 @@ def work():
     }
 
 
+def be_rank(number, ports, folder):
+    """Be one of the ranks of each number of ranks that has a port, one after the other."""
+    for count, port in ports.items():
+        if number < count:
+            os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_PORT": str(port)}
+            with ranks.joined():
+                torch.save(work(), Path(folder, f"{count}_{number}"))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with ranks.joined():
-        torch.save(work(), sys.argv[1])
+    os.environ |= {"RANK": sys.argv[1], "LOCAL_RANK": sys.argv[1], "MASTER_ADDR": "127.0.0.1"}
+    be_rank(
+        int(sys.argv[1]),
+        json.loads(sys.argv[2], object_hook=lambda ports: {int(k): v for k, v in ports.items()}),
+        sys.argv[3],
+    )

@@ -1,12 +1,12 @@
 """Several ranks with a share of the samples each compute what one process computes with all of them."""
 
+import json
 import math
 import os
 import socket
 import subprocess
 import sys
 from itertools import chain
-from pathlib import Path
 
 import pytest
 import rank_work
@@ -20,7 +20,7 @@ from trpo.critic import make_optimizer
 from trpo.numerics.params import flatten
 
 EXACT = {"rtol": 1e-12, "atol": 1e-14}  # float64 rounding
-COUNTS = (2, 3)
+COUNTS = (3, 2)
 
 
 def free_port():
@@ -29,37 +29,30 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(count, folder):
-    """Start the ranks as torchrun would; return the processes."""
-    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    shared["OMP_NUM_THREADS"] = 1
-    script = Path(rank_work.__file__)
-    return [
-        subprocess.Popen(
-            [sys.executable, script, folder / f"{count}_{rank}"],
-            env=environment_variables() | {k: str(v) for k, v in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What each rank of 2 and of 3 computed; under 1, this process."""
     folder = tmp_path_factory.mktemp("ranks")
-    for count in COUNTS:
-        processes = start(count, folder)
-        try:
-            errors = [process.communicate(timeout=120)[1] for process in processes]
-            assert [process.returncode for process in processes] == [0] * count, errors
-        finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
+    ports = json.dumps({count: free_port() for count in COUNTS})
+    processes = [
+        subprocess.Popen(
+            [sys.executable, rank_work.__file__, str(rank), ports, folder],
+            env=environment_variables() | {"OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(max(COUNTS))
+    ]
+    try:
+        alone = rank_work.work()
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * len(processes), errors
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
     load = lambda count: [torch.load(folder / f"{count}_{rank}", weights_only=False) for rank in range(count)]  # noqa: E731
-    return {1: [rank_work.work()], **{count: load(count) for count in COUNTS}}
+    return {1: [alone], **{count: load(count) for count in COUNTS}}
 
 
 @pytest.fixture(params=COUNTS, ids="{} ranks".format)

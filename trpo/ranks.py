@@ -25,7 +25,16 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    # The optimiser imports it at its first step, and it keeps the process group that it finds for ever: the group's
+    # threads would then outlive the block, and now and then abort the process while Python shuts down.
+    import torch._dynamo
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with answered():
+        store, rank, size = next(torch.distributed.rendezvous("env://"))
+        # After a restart torchrun's store still has the addresses of the ranks that died.
+        store = torch.distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield
     finally:
@@ -65,7 +74,7 @@ def answered() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ConnectionError("another rank ended or cannot be reached; its own messages say why") from error
+        raise ConnectionError("another rank ended or cannot be reached: its messages or torchrun say why") from error
 
 
 def total(part: Tensor) -> Tensor:

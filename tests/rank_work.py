@@ -150,7 +150,8 @@ def iterations():
         for _ in range(2):
             with counting() as sent:
                 iteration = trainer.iterate()
-            counted.append({**sent, "cg_iterations": iteration.step.cg_iterations, "outcome": iteration.row["outcome"]})
+            counted.append({**sent, "cg_iterations": iteration.step.cg_iterations})
+            counted[-1]["candidates"] = iteration.step.backtracks + 1
         return {
             "warm": warm,
             "sent": counted,
@@ -158,7 +159,6 @@ def iterations():
             "fingerprint": iteration.row["fingerprint"],
             "theta": flatten(trainer.agent),
             "evaluation": trainer.evaluate(),
-            "candidates": iteration.step.backtracks + 1,
         }
     finally:
         trainer.close()
@@ -166,14 +166,12 @@ def iterations():
 
 @contextmanager
 def counting():
-    """Count the messages sent meanwhile, by function, and their bytes."""
+    """Count the messages sent meanwhile, by function."""
     sent, before = Counter(), {name: getattr(torch.distributed, name) for name in MESSAGES}
 
     def counted(name):
         def send(*arguments, **options):
             sent[name] += 1
-            if isinstance(arguments[-1], torch.Tensor):
-                sent["bytes"] += arguments[-1].nbytes
             return before[name](*arguments, **options)
 
         return send

@@ -11,6 +11,7 @@ from itertools import chain
 import pytest
 import rank_work
 import torch
+from rank_scaling import messages
 from rank_work import CUTS, SAMPLES
 from tiny_runs import environment_variables
 
@@ -184,8 +185,17 @@ def test_an_iteration_of_several_ranks(several, alone):
         assert iterations["evaluation"] == several[0]["iterations"]["evaluation"]
 
 
+def test_an_iteration_sends_the_messages_that_are_counted_for_it(several):
+    """Forty samples, so four critic steps in each of three epochs; the stop request comes from outside an iteration."""
+    for rank in several:
+        for sent in rank["iterations"]["sent"]:
+            expected = messages(sent["cg_iterations"], sent["candidates"], critic_steps=12)
+            assert sent["all_reduce"] + sent["all_gather"] == sum(expected.values()) - 1
+            assert {"all_gather_object", "broadcast_object_list"}.isdisjoint(sent)
+
+
 def test_one_process_sends_nothing(alone):
-    assert all(set(sent) == {"cg_iterations", "outcome"} for sent in alone["iterations"]["sent"])
+    assert all(set(sent) == {"cg_iterations", "candidates"} for sent in alone["iterations"]["sent"])
 
 
 def test_without_torchrun_there_is_one_rank(monkeypatch):

@@ -1,12 +1,15 @@
-"""What one rank of several computes for `test_ranks.py`: `python rank_work.py FILE`, with torchrun's variables set.
+"""What each rank computes for `test_ranks.py`: `python rank_work.py RANK '{"3": PORT, "2": PORT}' FOLDER`.
 
 The same functions run in the test's own process, where there is one rank and it has all rows.
 """
 
 import copy
+import json
+import os
 import sys
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed
@@ -147,7 +150,8 @@ def iterations():
         for _ in range(2):
             with counting() as sent:
                 iteration = trainer.iterate()
-            counted.append({**sent, "cg_iterations": iteration.step.cg_iterations, "outcome": iteration.row["outcome"]})
+            counted.append({**sent, "cg_iterations": iteration.step.cg_iterations})
+            counted[-1]["candidates"] = iteration.step.backtracks + 1
         return {
             "warm": warm,
             "sent": counted,
@@ -155,7 +159,6 @@ def iterations():
             "fingerprint": iteration.row["fingerprint"],
             "theta": flatten(trainer.agent),
             "evaluation": trainer.evaluate(),
-            "candidates": iteration.step.backtracks + 1,
         }
     finally:
         trainer.close()
@@ -163,14 +166,12 @@ def iterations():
 
 @contextmanager
 def counting():
-    """Count the messages sent meanwhile, by function, and their bytes."""
+    """Count the messages sent meanwhile, by function."""
     sent, before = Counter(), {name: getattr(torch.distributed, name) for name in MESSAGES}
 
     def counted(name):
         def send(*arguments, **options):
             sent[name] += 1
-            if isinstance(arguments[-1], torch.Tensor):
-                sent["bytes"] += arguments[-1].nbytes
             return before[name](*arguments, **options)
 
         return send
@@ -204,7 +205,20 @@ def work():
     }
 
 
+def be_rank(number, ports, folder):
+    """Be one of the ranks of each number of ranks that has a port, one after the other."""
+    for count, port in ports.items():
+        if number < count:
+            os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_PORT": str(port)}
+            with ranks.joined():
+                torch.save(work(), Path(folder, f"{count}_{number}"))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with ranks.joined():
-        torch.save(work(), sys.argv[1])
+    os.environ |= {"RANK": sys.argv[1], "LOCAL_RANK": sys.argv[1], "MASTER_ADDR": "127.0.0.1"}
+    be_rank(
+        int(sys.argv[1]),
+        json.loads(sys.argv[2], object_hook=lambda ports: {int(k): v for k, v in ports.items()}),
+        sys.argv[3],
+    )

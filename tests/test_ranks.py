@@ -1,16 +1,17 @@
 """Several ranks with a share of the samples each compute what one process computes with all of them."""
 
+import json
 import math
 import os
 import socket
 import subprocess
 import sys
 from itertools import chain
-from pathlib import Path
 
 import pytest
 import rank_work
 import torch
+from rank_scaling import messages
 from rank_work import CUTS, SAMPLES
 from tiny_runs import environment_variables
 
@@ -20,7 +21,7 @@ from trpo.critic import make_optimizer
 from trpo.numerics.params import flatten
 
 EXACT = {"rtol": 1e-12, "atol": 1e-14}  # float64 rounding
-COUNTS = (2, 3)
+COUNTS = (3, 2)
 
 
 def free_port():
@@ -29,37 +30,30 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(count, folder):
-    """Start the ranks as torchrun would; return the processes."""
-    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    shared["OMP_NUM_THREADS"] = 1
-    script = Path(rank_work.__file__)
-    return [
-        subprocess.Popen(
-            [sys.executable, script, folder / f"{count}_{rank}"],
-            env=environment_variables() | {k: str(v) for k, v in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What each rank of 2 and of 3 computed; under 1, this process."""
     folder = tmp_path_factory.mktemp("ranks")
-    for count in COUNTS:
-        processes = start(count, folder)
-        try:
-            errors = [process.communicate(timeout=120)[1] for process in processes]
-            assert [process.returncode for process in processes] == [0] * count, errors
-        finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
+    ports = json.dumps({count: free_port() for count in COUNTS})
+    processes = [
+        subprocess.Popen(
+            [sys.executable, rank_work.__file__, str(rank), ports, folder],
+            env=environment_variables() | {"OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(max(COUNTS))
+    ]
+    try:
+        alone = rank_work.work()
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * len(processes), errors
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
     load = lambda count: [torch.load(folder / f"{count}_{rank}", weights_only=False) for rank in range(count)]  # noqa: E731
-    return {1: [rank_work.work()], **{count: load(count) for count in COUNTS}}
+    return {1: [alone], **{count: load(count) for count in COUNTS}}
 
 
 @pytest.fixture(params=COUNTS, ids="{} ranks".format)
@@ -191,8 +185,17 @@ def test_an_iteration_of_several_ranks(several, alone):
         assert iterations["evaluation"] == several[0]["iterations"]["evaluation"]
 
 
+def test_an_iteration_sends_the_messages_that_are_counted_for_it(several):
+    """Forty samples, so four critic steps in each of three epochs; the stop request comes from outside an iteration."""
+    for rank in several:
+        for sent in rank["iterations"]["sent"]:
+            expected = messages(sent["cg_iterations"], sent["candidates"], critic_steps=12)
+            assert sent["all_reduce"] + sent["all_gather"] == sum(expected.values()) - 1
+            assert {"all_gather_object", "broadcast_object_list"}.isdisjoint(sent)
+
+
 def test_one_process_sends_nothing(alone):
-    assert all(set(sent) == {"cg_iterations", "outcome"} for sent in alone["iterations"]["sent"])
+    assert all(set(sent) == {"cg_iterations", "candidates"} for sent in alone["iterations"]["sent"])
 
 
 def test_without_torchrun_there_is_one_rank(monkeypatch):

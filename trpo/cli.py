@@ -46,6 +46,9 @@ def reported(command: str, function: Callable[[list[str]], int], arguments: list
     except UserError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 2
+    except ConnectionError as error:  # of several ranks, before or after the run itself
+        print(f"{command}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{command}: interrupted", file=sys.stderr)
         return 130

@@ -82,7 +82,7 @@ def follow(plans: list[Plan]) -> int:
 
 def concerns_this_rank(record: logging.LogRecord) -> bool:
     """Return whether the leader does not say the same: errors, and what a rank's own environments did."""
-    return record.levelno >= logging.ERROR or record.name.startswith("trpo.sampling")
+    return record.levelno >= logging.ERROR or record.name.startswith("trpo.sampling.environments")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from trpo.numerics.moments import Moments, moments, pack, union
 
-FEW = 8  # ranks that send everything to each other directly; more of them reduce along a tree
-
 
 @contextmanager
 def joined() -> Iterator[None]:
@@ -28,7 +26,16 @@ def joined() -> Iterator[None]:
         yield
         return
     keep_to_own_cores()
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    # The optimiser imports it at its first step, and it keeps the process group that it finds for ever: the group's
+    # threads would then outlive the block, and now and then abort the process while Python shuts down.
+    import torch._dynamo
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with answered():
+        store, rank, size = next(torch.distributed.rendezvous("env://"))
+        # After a restart torchrun's store still has the addresses of the ranks that died.
+        store = torch.distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield
     finally:
@@ -81,47 +88,47 @@ def answered() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ConnectionError("another rank ended or cannot be reached; its own messages say why") from error
+        raise ConnectionError("another rank ended or cannot be reached: its messages or torchrun say why") from error
 
 
 def total(part: Tensor) -> Tensor:
-    """Return the sum of a tensor over all ranks: one message."""
+    """Return the sum of a tensor over all ranks: one message.
+
+    Along a binary tree to the leader and back, in a fixed order, so that every rank has the same bits. Between
+    processes that compute, gloo's own all-reduce of 6,000 floats took ten times as long: several threads of each
+    rank take part in it, and the system lets them wait for each other (scripts/rank_scaling.py).
+    """
     if count() == 1:
         return part
-    if count() <= FEW:
-        return gathered(part).sum(0)
-    part = part.clone()
+    result = part.clone()
     with answered():
-        torch.distributed.all_reduce(part)
-    return part
+        if part.device.type == "cpu":
+            sum_along_tree(result)
+        else:
+            torch.distributed.all_reduce(result)
+    return result
+
+
+def sum_along_tree(part: Tensor) -> None:
+    """Replace a tensor by its sum over all ranks: rank r reports to (r − 1) // 2."""
+    children = [rank for rank in (2 * number() + 1, 2 * number() + 2) if rank < count()]
+    received = torch.empty_like(part)
+    for child in children:
+        torch.distributed.recv(received, child)
+        part += received
+    if not leads():
+        parent = (number() - 1) // 2
+        torch.distributed.send(part, parent)
+        torch.distributed.recv(part, parent)
+    for child in children:
+        torch.distributed.send(part, child)
 
 
 def gathered(part: Tensor) -> Tensor:
     """Return a tensor of every rank (R, …), in their order: one message."""
-    if count() == 1:
-        return part.unsqueeze(0)
-    parts = [torch.empty_like(part) for _ in range(count())]
-    with answered():
-        if count() <= FEW and part.device.type == "cpu":
-            exchange(part, parts)
-        else:
-            torch.distributed.all_gather(parts, part)
-    return torch.stack(parts)
-
-
-def exchange(part: Tensor, parts: list[Tensor]) -> None:
-    """Send a tensor to every other rank and fill `parts` with theirs and this one's.
-
-    Between two processes of one machine, gloo's all-reduce of 6,000 floats took 1.5 ms in the mean, of which most
-    was waiting to be scheduled, and this 0.1 ms.
-    """
-    others = [rank for rank in range(count()) if rank != number()]
-    requests = [torch.distributed.isend(part, rank) for rank in others]
-    requests += [torch.distributed.irecv(parts[rank], rank) for rank in others]
-    parts[number()].copy_(part)
-    for request in requests:
-        if request is not None:
-            request.wait()
+    everyones = part.new_zeros(count(), *part.shape)
+    everyones[number()] = part
+    return total(everyones)
 
 
 def mean(values: Tensor, samples: int) -> Tensor:

@@ -1,0 +1,193 @@
+"""What several ranks say to each other, what that costs here, and what it would cost on 8, 64 and 512 ranks.
+
+    python scripts/rank_scaling.py > scripts/results/scaling_ranks.md       (two to three minutes, on an idle machine)
+
+Measures messages between two local ranks, an iteration of one process and one of two, and puts them into a model.
+`torchrun … scripts/rank_scaling.py --messages` prints the messages alone, as JSON, wherever its ranks are.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+
+from trpo import ranks
+
+SCRIPTS = Path(__file__).parent
+TRAINING = ("task=halfcheetah", "run.total_steps=40_960", "run.evaluation_episodes=0", "run.checkpoint_every=0")
+QUIET = ("record.profile_every=0", "record.progress=false")
+POLICY, CRITIC = 5_708, 5_377  # parameters of HalfCheetah's networks, float32
+SIZES = (2, 8, 64, 512)
+CONFIGURATIONS = {"default": (), "few critic steps": ("critic.minibatch_size=2048",)}
+
+
+def messages(cg_iterations: float, candidates: float, critic_steps: int) -> dict[str, float]:
+    """Return how many messages of each kind an iteration sends, normalisers on, `fisher_fraction` 1.
+
+    A small one is an all-gather or all-reduce of a few numbers: reward scale, advantages, N (policy, critic, step
+    count), rollout and policy figures, statistics, critic before and after, the parameters' hash, the stop request.
+    """
+    return {"small": 12 + candidates, "policy": 3 + cg_iterations, "critic": critic_steps}
+
+
+def main() -> None:
+    """Measure, and print the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--messages", action="store_true", help="only time messages between the ranks that torchrun made"
+    )
+    if parser.parse_args().messages:
+        with ranks.joined():
+            times = measured_messages()
+            if ranks.leads():
+                print(json.dumps(times))
+        return
+    alone, pair = (json.loads(torchrun(count, str(SCRIPTS / "rank_scaling.py"), "--messages")) for count in (1, 2))
+    print(page(alone, pair, {name: measured_runs(overrides) for name, overrides in CONFIGURATIONS.items()}))
+
+
+def torchrun(count: int, *arguments: str) -> str:
+    """Return the output of a program on so many local ranks."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout
+
+
+def measured_messages() -> dict[str, float]:
+    """Return median seconds: a small all-reduce and all-gather, one of the policy's size, and one of 4 MB."""
+    if not torch.distributed.is_initialized():  # a single rank: what the call itself costs
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    doubles, policy, large = torch.ones(4, dtype=torch.float64), torch.ones(POLICY), torch.ones(1_000_000)
+    parts = [torch.empty_like(doubles) for _ in range(torch.distributed.get_world_size())]
+    return {
+        "reduce": median_seconds(lambda: torch.distributed.all_reduce(doubles), 2_000),
+        "gather": median_seconds(lambda: torch.distributed.all_gather(parts, doubles), 2_000),
+        "policy": median_seconds(lambda: torch.distributed.all_reduce(policy), 2_000),
+        "large": median_seconds(lambda: torch.distributed.all_reduce(large), 50),
+    }
+
+
+def median_seconds(call: Callable[[], Any], repetitions: int) -> float:
+    """Return the median seconds of a call, after a tenth as many for warming up."""
+    seconds = []
+    for _ in range(repetitions + repetitions // 10):
+        begin = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds[repetitions // 10 :])
+
+
+def measured_runs(overrides: tuple[str, ...]) -> dict[str, float]:
+    """Return median seconds of an iteration of one process, by part, and of two ranks."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for count in (1, 2):
+            directory = Path(folder, str(count))
+            torchrun(count, "-m", "trpo", *TRAINING, *QUIET, *overrides, f"hydra.run.dir={directory}")
+            lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[2:]
+            rows.append([json.loads(line) for line in lines])
+    one, two = rows
+    middle = lambda rows, tag: statistics.median(row[tag] for row in rows)  # noqa: E731
+    return {
+        **{part: middle(one, f"time/{part}") for part in ("collect", "policy", "critic", "total")},
+        "two": middle(two, "time/total"),
+        "cg_iterations": statistics.mean(row["trust_region/cg_iterations"] for row in one),
+        "candidates": 1 + statistics.mean(row["trust_region/backtracks"] for row in one),
+        "critic_steps": 10 * (1 if overrides else 8),
+    }
+
+
+class Network:
+    """How long a message takes on R ranks: a call, hops one after another, and bytes through a wire."""
+
+    def __init__(self, alone: dict[str, float], pair: dict[str, float]) -> None:
+        self.call = alone["reduce"]  # α
+        self.hop = (pair["reduce"] - alone["reduce"]) / 2  # β: two ranks' ring has two hops
+        self.bandwidth = 4e6 / (pair["large"] - pair["reduce"])  # bytes per second; two ranks send each byte once
+
+    def seconds(self, count: int, payload: float, hops: float) -> float:
+        """Return the seconds of one message of so many bytes."""
+        return self.call + self.hop * hops + 2 * (count - 1) / count * payload / self.bandwidth
+
+    def iteration(self, count: int, sent: dict[str, float], *, ring: bool) -> float:
+        """Return the seconds that an iteration's messages take: gloo's ring, or a tree as other libraries have."""
+        hops = 2 * (count - 1) if ring else 2 * math.ceil(math.log2(count))
+        payload = {"small": 32, "policy": 4 * POLICY, "critic": 4 * CRITIC}
+        return sum(times * self.seconds(count, payload[kind], hops) for kind, times in sent.items())
+
+
+def page(alone: dict[str, float], pair: dict[str, float], runs: dict[str, dict[str, float]]) -> str:
+    """Return the whole page."""
+    network = Network(alone, pair)
+    lines = [
+        "# Several ranks: what they say, and what it costs",
+        "",
+        f"Made by `python scripts/rank_scaling.py`: gloo over the loopback, two local ranks on {os.cpu_count()} cores,",
+        f"torch {torch.__version__}. Medians, in milliseconds.",
+        "",
+        "| message | one rank (the call) | two ranks |",
+        "| --- | --- | --- |",
+        *(
+            f"| {text} | {1e3 * alone[name]:.3f} | {1e3 * pair[name]:.3f} |"
+            for name, text in (
+                ("reduce", "all-reduce of 4 doubles"),
+                ("gather", "all-gather of 4 doubles"),
+                ("policy", f"all-reduce of {POLICY:,} floats"),
+                ("large", "all-reduce of 1,000,000 floats"),
+            )
+        ),
+        "",
+        f"So a call costs α = {1e3 * network.call:.3f} ms, a hop β = {1e3 * network.hop:.3f} ms, and the wire carries "
+        f"{network.bandwidth / 1e9:.1f} GB/s.",
+    ]
+    for name, run in runs.items():
+        lines += ["", *section(name, run, network)]
+    return "\n".join(lines)
+
+
+def section(name: str, run: dict[str, float], network: Network) -> list[str]:
+    """Return the part of the page about one configuration."""
+    sent = messages(run["cg_iterations"], run["candidates"], int(run["critic_steps"]))
+    payload = 32 * sent["small"] + 4 * POLICY * sent["policy"] + 4 * CRITIC * sent["critic"]
+    seconds = {part: 1e3 * run[part] for part in ("collect", "policy", "critic", "total", "two")}
+    lines = [
+        f"## HalfCheetah, {name}" + ("" if name == "default" else f": `{' '.join(CONFIGURATIONS[name])}`"),
+        "",
+        f"One process: {seconds['total']:.0f} ms per iteration of 2,048 samples (collect {seconds['collect']:.0f}, "
+        f"policy {seconds['policy']:.0f}, critic {seconds['critic']:.0f}).",
+        f"Messages per iteration: {sum(sent.values()):.1f} ({sent['small']:.1f} small, {sent['policy']:.1f} of "
+        f"{POLICY:,} floats, {sent['critic']:.0f} of {CRITIC:,}), {payload / 1e6:.2f} MB from each rank.",
+        f"Two ranks: measured {seconds['two']:.0f} ms, model "
+        f"{1e3 * (run['total'] / 2 + network.iteration(2, sent, ring=True)):.0f} ms.",
+        "",
+        "| ranks | messages, ring | messages, tree | 2,048 samples in all, ring | speed-up | 2,048 samples each, ring "
+        "| efficiency | efficiency, tree |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for count in SIZES:
+        ring, tree = (network.iteration(count, sent, ring=ring) for ring in (True, False))
+        strong, weak = run["total"] / count + ring, run["total"] + ring
+        lines.append(
+            f"| {count} | {1e3 * ring:.0f} ms | {1e3 * tree:.0f} ms | {1e3 * strong:.0f} ms "
+            f"| {run['total'] / strong:.2f} | {1e3 * weak:.0f} ms | {run['total'] / weak:.0%} "
+            f"| {run['total'] / (run['total'] + tree):.0%} |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from trpo.numerics.moments import Moments, moments, pack, union
 
@@ -32,9 +34,9 @@ def joined() -> Iterator[None]:
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with answered():
-        store, rank, size = next(torch.distributed.rendezvous("env://"))
+        store, rank, size = next(rendezvous("env://"))
         # After a restart torchrun's store still has the addresses of the ranks that died.
-        store = torch.distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield

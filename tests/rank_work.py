@@ -29,7 +29,7 @@ from trpo.trust_region import trust_region_step
 
 SAMPLES = 29
 CUTS = {1: (29,), 2: (11, 18), 3: (4, 20, 5)}  # how many rows each rank has
-MESSAGES = ("all_reduce", "all_gather", "all_gather_object", "broadcast_object_list")
+MESSAGES = ("all_reduce", "all_gather_into_tensor", "all_gather_object", "broadcast_object_list")
 
 
 def mine(rows):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from speed.rows import Row, find
 from speed.tables import number, table
+from speed.training import RANK_SETTINGS
 
 Rows = dict[str, list[Row]]  # by section
 
@@ -42,10 +43,14 @@ def medians(
     return lambda rows: both(find(rows.get(section, []), above, **case), find(rows.get(section, []), below, **case))
 
 
-def ranks(rows: Rows) -> tuple[float, float] | None:
-    """Return the rates of two ranks and of one."""
-    found = rows.get("ranks", [])
-    return both(find(found, "two ranks on two cores"), find(found, "one rank on one core"))
+def ranks(setting: str) -> Callable[[Rows], tuple[float, float] | None]:
+    """Return the measure of two ranks against one, in one of the settings."""
+
+    def measure(rows: Rows) -> tuple[float, float] | None:
+        found = rows.get("ranks", [])
+        return both(find(found, f"two ranks on two cores{setting}"), find(found, f"one rank on one core{setting}"))
+
+    return measure
 
 
 def peak_memory(rows: Rows) -> tuple[float, float] | None:
@@ -71,7 +76,7 @@ TARGETS = (
         for t in (1, 2)
         for measure in [medians("fisher", "trpo", "floor", n, t)]
     ),
-    Target("two ranks on two cores / one on one", 1.6, True, ranks),
+    *(Target(f"two ranks on two cores / one on one{setting}", 1.6, True, ranks(setting)) for setting in RANK_SETTINGS),
     Target("peak of one update on 1,000,000 samples / GiB", 2.0, False, peak_memory),
 )
 

@@ -19,6 +19,15 @@ from trpo.config import Config
 HALFCHEETAH = "task=halfcheetah"
 RATE = (sys.executable, str(Path(__file__).with_name("rate.py")))
 TIMEOUT = 600  # seconds
+RANK_SETTINGS: dict[str, tuple[str, ...]] = {
+    "": (),  # the shipped task
+    ", few critic steps": ("critic.minibatch_size=2048",),
+    ", large batches": ("env.num_envs=64", "run.steps_per_iteration=16384", "critic.minibatch_size=4096"),
+    ", large batches, EnvPool": (
+        *("env.num_envs=64", "run.steps_per_iteration=16384", "critic.minibatch_size=4096"),
+        "env.backend=envpool",
+    ),
+}
 
 Command = tuple[str, ...]
 
@@ -40,13 +49,13 @@ def training_section(options: Options) -> list[Row]:
 
 
 def ranks_section(options: Options) -> list[Row]:
-    """Return env steps per second of one rank on one core and of two ranks on two."""
+    """Return env steps per second of one rank on one core and of two ranks on two, in each of several settings."""
     iterations = ("--iterations", "1") if options.quick else ("--iterations", "10")
-    ours = (*RATE, "trpo", *iterations, HALFCHEETAH)
-    contestants: dict[str, Command] = {
-        "one rank on one core": (*ours, "--ranks", "1", "--cores", "0"),
-        "two ranks on two cores": (*ours, "--ranks", "2", "--cores", "0,1"),
-    }
+    contestants: dict[str, Command] = {}
+    for name, overrides in RANK_SETTINGS.items():
+        ours = (*RATE, "trpo", *iterations, HALFCHEETAH, *overrides)
+        contestants[f"one rank on one core{name}"] = (*ours, "--ranks", "1", "--cores", "0")
+        contestants[f"two ranks on two cores{name}"] = (*ours, "--ranks", "2", "--cores", "0,1")
     return race(contestants, options)
 
 
@@ -67,6 +76,8 @@ def training_contestants(device: str) -> dict[str, Command]:
         for threads in (1, 2):
             overrides = (f"env.backend={backend}", f"run.threads={threads}", f"device={device}")
             contestants[ours_name(backend, threads)] = (*RATE, "trpo", HALFCHEETAH, *overrides)
+    more = ("env.backend=envpool", "env.num_envs=16", "run.threads=2", f"device={device}")
+    contestants["trpo, envpool, 16 envs, 2 threads"] = (*RATE, "trpo", HALFCHEETAH, *more)
     for count, iterations in ((1, 4), (8, 1)):
         for threads in (1, 2):
             size = ("--envs", str(count), "--threads", str(threads), "--iterations", str(iterations))

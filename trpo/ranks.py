@@ -121,8 +121,8 @@ def gathered(part: Tensor) -> Tensor:
 def finish(work: Any) -> None:
     """Wait for a message without going to sleep.
 
-    A core that sleeps is woken late, on a virtual machine by milliseconds: asleep, 36 messages of two ranks took 20
-    to 60 ms per iteration, like this 16 to 17 (scripts/results/scaling_ranks.md).
+    A rank that sleeps is woken late, by milliseconds where gloo's threads share its core: in an iteration of two ranks
+    with 36 messages they took 20 to 60 ms in all asleep, 16 to 17 ms like this.
     """
     while not work.is_completed():
         os.sched_yield()

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import socket
 import subprocess
 import sys
@@ -198,8 +197,15 @@ def test_one_process_sends_nothing(alone):
     assert all(set(sent) == {"cg_iterations", "candidates"} for sent in alone["iterations"]["sent"])
 
 
-def test_without_torchrun_there_is_one_rank(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": "1", "LOCAL_RANK": "0"}],
+    ids=["bare", "batch system", "alone"],
+)
+def test_without_torchrun_there_is_one_rank(environment, monkeypatch):
+    for name in ("WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     with ranks.joined():
         assert (ranks.count(), ranks.number(), ranks.leads(), ranks.here()) == (1, 0, True, (0, 1))
-    assert "WORLD_SIZE" not in os.environ

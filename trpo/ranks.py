@@ -26,7 +26,7 @@ FEW = 8  # ranks: an all-gather takes half as long as an all-reduce among two, a
 @contextmanager
 def joined() -> Iterator[None]:
     """Be one of the ranks that `torchrun` started, if it did, until the end of the block."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1" or "LOCAL_RANK" not in os.environ:  # schedulers set the first as well
         yield
         return
     keep_to_own_cores()

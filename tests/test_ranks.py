@@ -208,4 +208,4 @@ def test_without_torchrun_there_is_one_rank(environment, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with ranks.joined():
-        assert (ranks.count(), ranks.number(), ranks.leads(), ranks.here()) == (1, 0, True, (0, 1))
+        assert (ranks.count(), ranks.number(), ranks.leads(), ranks.number_here()) == (1, 0, True, 0)

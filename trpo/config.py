@@ -100,7 +100,7 @@ class EnvConfig(Section):
         "sync: one process; async: one each; vector: the environment's own vector entry point; envpool: EnvPool's",
         choices=("sync", "async", "vector", "envpool"),
     )
-    num_envs: int = key(8, "environments stepped together", at_least=1)
+    num_envs: int = key(8, "environments stepped together, by all ranks", at_least=1)
     timeout: float = key(0.0, "seconds an async environment may take for a step or reset; 0: for ever", at_least=0)
     restart_every: int = key(
         0, "steps between restarts of vector and envpool, since which resume replays; 0: ten time limits", at_least=0

@@ -18,7 +18,7 @@ def resolve_device(config: Config) -> torch.device:
         widest = max((*config.policy.hidden_sizes, *config.critic.hidden_sizes), default=0)
         name = "cuda" if torch.cuda.is_available() and widest > LARGEST_CPU_LAYER else "cpu"
     if name == "cuda" and torch.cuda.is_available():
-        name = f"cuda:{ranks.here()[0] % torch.cuda.device_count()}"
+        name = f"cuda:{ranks.number_here() % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

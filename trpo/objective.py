@@ -108,9 +108,8 @@ class Objective:
             reverse = self.divergence_reverse(parameters, piece)
             gain = self.gain(parameters, piece)
             figures.append(torch.stack([gain.sum(), divergence.sum(), reverse.sum(), divergence.max()]))
-        *sums, largest = torch.stack(figures).unbind(-1)
-        own = torch.stack([*(column.sum() for column in sums), largest.max()])
-        everyones = ranks.gathered(own)
+        of_pieces = torch.stack(figures)
+        everyones = ranks.gathered(torch.cat([of_pieces[:, :3].sum(0), of_pieces[:, 3:].amax(0)]))
         improvement, kl, kl_reverse = (everyones[:, :3].sum(0) / self.samples).tolist()
         return Evaluation(improvement, kl, kl_reverse, float(everyones[:, 3].max()))
 

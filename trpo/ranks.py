@@ -74,11 +74,9 @@ def leads() -> bool:
     return number() == 0
 
 
-def here() -> tuple[int, int]:
-    """Return which of this host's ranks this is, and how many there are on it."""
-    if count() == 1:
-        return 0, 1
-    return int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+def number_here() -> int:
+    """Return which of this host's ranks this is."""
+    return 0 if count() == 1 else int(os.environ["LOCAL_RANK"])
 
 
 def share(items: int) -> range:

@@ -38,11 +38,10 @@ def train(config: Config, directory: Path, overrides: list[str], *, resume: bool
         stop = stack.enter_context(StopRequest())
         trainer = stack.enter_context(closing(Trainer(config)))
         session = Session(trainer, stop)
-        if ranks.leads():
-            run_directory.write_config(directory, dataclasses.asdict(config), overrides)
         if resume:
             session.resume(directory)
         if ranks.leads():
+            run_directory.write_config(directory, dataclasses.asdict(config), overrides)
             announce(trainer, directory)
         with DirectoryWriter(trainer, directory, session.first_step) if ranks.leads() else Silence() as writer:
             summary = session.run(writer)

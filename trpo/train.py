@@ -69,9 +69,8 @@ class Trainer:
             steps=-(-config.run.steps_per_iteration // config.env.num_envs),
             generator=seeds.generator(config.seed, seeds.Role.ACTIONS, device=self.device),
         )
-        self.discounted = torch.zeros(
-            self.environments.num_envs, dtype=torch.float64
-        )  # G under way, for reward scaling
+        # The discounted returns of the episodes under way (B,), for the reward scale.
+        self.discounted = torch.zeros(self.environments.num_envs, dtype=torch.float64)
         self.iteration = 0
         self.env_steps = 0
 
@@ -162,7 +161,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Return a copy of everything that decides the future, as tensors and plain data.
 
-        Under `ranks` is what only this rank knows.
+        `ranks` holds what only this rank knows; a checkpoint has that of all.
         """
         return {
             "config": dataclasses.asdict(self.config),

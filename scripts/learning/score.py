@@ -1,0 +1,68 @@
+"""Score a finished run of ours on Gymnasium's environments: a process of its own, `python -m learning.score RUN`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from learning.contest import LAST_EPISODES, POINT_EPISODES, POINT_EVERY
+from trpo.compose import load_config, register_schema
+from trpo.record import checkpoint, run_directory
+from trpo.sampling.evaluation import evaluate
+from trpo.sampling.making import check_environment
+from trpo.train import agent_for
+
+HELD_OUT = 1_000_003  # added to the run's seed: episodes that no evaluation of the run has seen
+
+
+def score(directory: Path) -> dict[str, Any]:
+    """Return the learning curve of a run under its sampled actions, and its two final scores.
+
+    `curve` has [environment steps, mean return of POINT_EPISODES stochastic episodes] for every checkpoint; the last
+    is that of the final policy. `deterministic` is the run's own last evaluation, `training` the mean return of
+    the last LAST_EPISODES training episodes (and of those that ended in the same iteration as the first of them).
+    """
+    register_schema()
+    config = load_config(directory / run_directory.CONFIG)
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    agent = agent_for(config, check_environment(config.env))
+    curve = []
+    for number, file in enumerate(checkpoint.numbered(directory / run_directory.CHECKPOINTS)):
+        state = checkpoint.load(file)
+        agent.load_state_dict(state["agent"])
+        evaluation = evaluate(
+            agent,
+            config.env,
+            episodes=range(POINT_EPISODES),
+            seed=config.seed + HELD_OUT,
+            number=number,
+            stochastic=True,
+        )
+        curve.append([state["env_steps"], float(np.mean(evaluation.returns))])
+    return {
+        "curve": curve,
+        "deterministic": summary["final_evaluation"]["return_mean"],
+        "training": last_training_return(directory / "metrics.jsonl"),
+        "seconds": summary["seconds"],
+        "env_steps": summary["env_steps"],
+        "point_every": POINT_EVERY,
+    }
+
+
+def last_training_return(metrics: Path) -> float | None:
+    """Return the mean return of the last training episodes, None if no episode ended."""
+    total, episodes = 0.0, 0.0
+    for line in reversed(metrics.read_text(encoding="utf-8").splitlines()):
+        row = json.loads(line)
+        if episodes >= LAST_EPISODES:
+            break
+        if row["rollout/episodes"]:
+            total += row["rollout/episode_return"] * row["rollout/episodes"]
+            episodes += row["rollout/episodes"]
+    return total / episodes if episodes else None
+
+
+if __name__ == "__main__":
+    print(json.dumps(score(Path(sys.argv[1]))))

@@ -1,0 +1,109 @@
+"""Jobs side by side: as many as there are cores, each on a core of its own, each process a whole run."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from learning.contest import PEER, Job, env_id, identity, training_arguments
+from trpo.record.files import write_atomically
+
+SCRIPTS = Path(__file__).parents[1]
+
+
+def run_all(jobs: Iterable[Job], *, steps: int) -> int:
+    """Train and score every job that has no scores yet; return how many failed.
+
+    What was finished before is skipped, and a run of ours that was cut goes on from its checkpoint.
+    """
+    waiting: SimpleQueue[Job] = SimpleQueue()
+    for job in jobs:
+        if not job.scores.exists():
+            waiting.put(job)
+    failures: list[Job] = []
+    workers = [threading.Thread(target=work, args=(core, waiting, failures, steps)) for core in cores()]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return len(failures)
+
+
+def cores() -> list[int]:
+    """Return the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def work(core: int, waiting: "SimpleQueue[Job]", failures: list[Job], steps: int) -> None:
+    """Do jobs on one core until none is left."""
+    while True:
+        try:
+            job = waiting.get_nowait()
+        except Empty:
+            return
+        try:
+            scores = identity(job) | json.loads(train_and_score(job, core, steps))
+        except subprocess.CalledProcessError as error:
+            failures.append(job)
+            say(job, f"failed, exit code {error.returncode}: {last_line(job)}")
+            continue
+        write_atomically(job.scores, (json.dumps(scores) + "\n").encode())
+        say(job, f"{scores['deterministic']:.1f} after {scores['env_steps']:,} steps, {scores['seconds']:.0f} s")
+
+
+def train_and_score(job: Job, core: int, steps: int) -> str:
+    """Return the scores of a job as JSON. Raises `CalledProcessError` if a process fails."""
+    job.directory.mkdir(parents=True, exist_ok=True)
+    if job.contestant == PEER:
+        return run(job, core, "learning.peer", env_id(job.task), str(job.seed), str(steps))
+    if not finished(job):
+        run(job, core, "trpo", *training_arguments(job))
+    return run(job, core, "learning.score", str(job.directory))
+
+
+def finished(job: Job) -> bool:
+    """Return whether a run of ours came to its end."""
+    summary = job.directory / "summary.json"
+    return summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["exit_reason"] == "finished"
+
+
+def run(job: Job, core: int, module: str, *arguments: str) -> str:
+    """Return the last line that a Python process prints; what it says beside that is kept in `errors.log`."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+    }
+    with errors_of(job).open("a", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=job.directory,  # MuJoCo leaves its log where it stands
+        )
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(process.pid, {core})
+        output, _ = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, module)
+    return output.strip().splitlines()[-1]
+
+
+def errors_of(job: Job) -> Path:
+    """Return where the errors of a job are kept: beside its directory, which must be fresh for a run."""
+    return job.directory.with_suffix(".errors.log")
+
+
+def last_line(job: Job) -> str:
+    """Return the last line that a failed job left."""
+    return (errors_of(job).read_text(encoding="utf-8").strip().splitlines() or ["it said nothing"])[-1]
+
+
+def say(job: Job, text: str) -> None:
+    """Show how a job went."""
+    print(f"{job.contestant} {job.task} seed {job.seed}: {text}", file=sys.stderr, flush=True)

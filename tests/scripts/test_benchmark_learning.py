@@ -1,0 +1,150 @@
+"""The learning benchmark: statistics by enumeration, tables by hand, one real run from the command line."""
+
+import itertools
+import json
+
+import benchmark_learning
+import numpy as np
+import pytest
+from learning import contest, estimates, score, tables, targets, work
+from learning.contest import OURS, PEER, Job
+
+from trpo.compose import compose_jobs, register_schema, to_config
+
+
+def scores(contestant=OURS, task="hopper", seed=0, curve=((30, 1.0), (60, 2.0)), deterministic=5.0, training=3.0):
+    """Return the scores of one run."""
+    return {
+        "contestant": contestant,
+        "task": task,
+        "seed": seed,
+        "curve": [list(point) for point in curve],
+        "deterministic": deterministic,
+        "training": training,
+        "seconds": 10.0 + seed,
+        "env_steps": 60,
+    }
+
+
+@pytest.mark.parametrize("values", [[3.0, 1.0, 10.0], [1.0, 2.0, 3.0, 4.0, 20.0]])
+def test_interval_is_that_of_all_resamples(values):
+    def by_hand(resample):
+        ordered, cut = sorted(resample), len(resample) // 4
+        return np.mean(ordered[cut : len(ordered) - cut])
+
+    every = [by_hand(resample) for resample in itertools.product(values, repeat=len(values))]
+    found = estimates.estimate(values)
+    assert found.iqm == pytest.approx(by_hand(values))
+    spread = np.ptp(values)
+    assert found.low == pytest.approx(np.quantile(every, 0.025, method="inverted_cdf"), abs=0.03 * spread)
+    assert found.high == pytest.approx(np.quantile(every, 0.975, method="inverted_cdf"), abs=0.03 * spread)
+    assert (found.mean, found.std) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values)))
+
+
+def test_interval_of_one_seed_is_a_point():
+    assert estimates.estimate([7.0])[1:] == (7.0, 0.0, 7.0, 7.0, 7.0)
+
+
+def test_best_point_is_that_of_the_mean_over_seeds():
+    """Not the mean of each seed's best, which would be 9."""
+    runs = [
+        scores(seed=0, curve=((30, 9.0), (60, 1.0), (90, 5.0))),
+        scores(seed=1, curve=((30, 1.0), (60, 9.0), (90, 6.0))),
+    ]
+    result = estimates.summarise(runs)
+    assert result.estimates["a"].scores == [5.0, 6.0]
+    assert result.estimates["b"].scores == [5.0, 6.0]
+    runs[0]["curve"][0][1] = 19.0
+    assert estimates.summarise(runs).estimates["a"].scores == [19.0, 1.0]
+    assert estimates.summarise(runs).estimates["b"].scores == [5.0, 6.0]
+
+
+def test_last_point_is_the_last_policy_when_curves_differ_in_length():
+    runs = [scores(seed=0, curve=((30, 1.0), (60, 2.0), (61, 3.0))), scores(seed=1, curve=((30, 1.0), (61, 4.0)))]
+    assert estimates.summarise(runs).estimates["b"].scores == [3.0, 4.0]
+
+
+def test_training_return_is_that_of_the_last_hundred_episodes(tmp_path):
+    rows = [(50, 1000.0), (60, 2.0), (0, None), (30, 3.0), (20, 6.0)]
+    lines = [
+        {"rollout/episodes": count} | ({} if value is None else {"rollout/episode_return": value})
+        for count, value in rows
+    ]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    assert score.last_training_return(file) == pytest.approx((60 * 2 + 30 * 3 + 20 * 6) / 110)
+    file.write_text(json.dumps({"rollout/episodes": 0}))
+    assert score.last_training_return(file) is None
+
+
+@pytest.mark.parametrize("task", [*targets.TARGETS, *targets.HELD_OUT])
+def test_every_run_is_a_valid_command(task, tmp_path):
+    register_schema()
+    job = Job(OURS, task, 3, tmp_path / "run", ("trust_region.max_kl=0.03",))
+    config = to_config(compose_jobs(contest.training_arguments(job), None, multirun=False)[0])
+    assert config.env.id == contest.env_id(task)
+    assert (config.seed, config.trust_region.max_kl, config.run.evaluation_episodes) == (3, 0.03, 20)
+    assert config.run.total_steps <= targets.TARGETS.get(task, targets.Target(0, "c", "")).steps
+
+
+def test_table_says_what_is_reached(tmp_path):
+    runs = [scores(seed=seed, task=task, deterministic=value) for seed in (0, 1) for task, value in REACHED.items()]
+    runs += [scores(PEER, "ant", seed, deterministic=900.0 + seed) for seed in (0, 1)]
+    results = estimates.summarise_all(runs)
+    lines = tables.against_targets(results, OURS, list(REACHED)).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert "3,372 (c) · reached" in lines[2]
+    assert "4,502 (c) · missed" in lines[3]
+    assert "900 (c) · reached" in lines[4]  # 900.5, as measured
+    assert "1,000 (b) · missed" in lines[5]
+    assert "| – |" in lines[6]
+    assert "3,372 ± 0" in lines[2]
+    tables.draw(results, [OURS, PEER], list(REACHED), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+REACHED = {"hopper": 3372.0, "walker2d": 4501.9, "ant": 901.0, "inverted_pendulum": 1000.0, "Pusher-v5": -30.0}
+
+
+def test_a_real_run_is_scored_and_not_repeated(tmp_path, capsys):
+    arguments = [str(tmp_path / "out"), "--tasks", "CartPole-v1", "--seeds", "0", "1", "--name", "tiny", "--set"]
+    arguments += ["run.total_steps=1000", "run.steps_per_iteration=256", "run.checkpoint_every=300"]
+    assert benchmark_learning.main(arguments) == 0
+    assert "CartPole-v1" in capsys.readouterr().out
+    files = [tmp_path / f"out/tiny/CartPole-v1/seed{seed}/scores.json" for seed in (0, 1)]
+    first = [json.loads(file.read_text()) for file in files]
+    assert [run["seed"] for run in first] == [0, 1]
+    assert all(len(run["curve"]) == 4 and run["curve"][-1][0] >= 1000 for run in first)
+    assert first[0]["curve"] != first[1]["curve"]
+    assert all(run["deterministic"] > 0 and run["training"] > 0 for run in first)
+    for suffix in ("md", "json", "png"):
+        assert (tmp_path / f"out/learning.{suffix}").exists()
+    assert json.loads((tmp_path / "out/learning.json").read_text()) == first
+
+    files[1].unlink()
+    before = files[0].stat().st_mtime_ns
+    assert benchmark_learning.main(arguments) == 0  # trains nothing again, scores what was not scored
+    assert files[0].stat().st_mtime_ns == before
+    again = json.loads(files[1].read_text())
+    assert again == first[1]
+
+
+def test_failed_run_is_named_and_the_rest_goes_on(tmp_path, capsys):
+    jobs = [
+        Job(OURS, task, 0, tmp_path / task, ("run.total_steps=300", "run.steps_per_iteration=256"))
+        for task in ("NoSuchThing-v0", "CartPole-v1")
+    ]
+    assert work.run_all(jobs, steps=0) == 1
+    assert jobs[1].scores.exists()
+    assert not jobs[0].scores.exists()
+    assert "NoSuchThing-v0 seed 0: failed" in capsys.readouterr().err
+
+
+def test_peer_is_scored_alike(tmp_path):
+    pytest.importorskip("sb3_contrib")
+    job = Job(PEER, "CartPole-v1", 0, tmp_path / "run")
+    assert work.run_all([job], steps=2_048) == 0
+    found = json.loads(job.scores.read_text())
+    assert found["env_steps"] >= 2_048
+    assert found["deterministic"] > 0
+    assert found["curve"][-1][0] == found["env_steps"]

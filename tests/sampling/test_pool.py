@@ -264,6 +264,13 @@ def test_arguments_that_both_libraries_know_are_passed_to_both(make):
     assert check_environment(config).observation_size == 18
 
 
+def test_only_the_shape_of_observations_must_agree():
+    box = gymnasium.spaces.Box
+    pool.check_space("observation", box(-1, 1, (2,)), box(-2, 5, (2,)))
+    with pytest.raises(UserError, match="observation space"):
+        pool.check_space("observation", box(-1, 1, (2,)), box(-1, 1, (3,)))
+
+
 def test_action_spaces_that_differ_are_refused():
     box = gymnasium.spaces.Box
     pool.check_space("action", box(-1, 1, (2,), np.float32), box(-1, 1, (2,), np.float64))

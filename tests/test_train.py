@@ -81,6 +81,30 @@ def test_a_rejected_step_spends_nothing_is_named_and_leaves_a_warning(tmp_path):
     assert log.count("the last candidate broke the KL bound") == len(rejected)
 
 
+def test_annealing_lowers_the_bound_and_the_learning_rate_on_a_line(tmp_path, monkeypatch):
+    seen = []
+    fit = train.fit_critic
+
+    def recorded(critic, optimizer, *arguments):
+        info = fit(critic, optimizer, *arguments)
+        seen.append(optimizer.param_groups[0]["lr"])
+        return info
+
+    monkeypatch.setattr(train, "fit_critic", recorded)
+    annealing = ["trust_region.max_kl=0.1", "trust_region.anneal=0.9", "critic.learning_rate=0.01", "critic.anneal=0.5"]
+    train_tiny(tmp_path / "run", "run.total_steps=160", *annealing)
+    done = [32, 64, 96, 128]  # of 160 steps, at the start of each iteration: the first rollout warms up
+    bounds = [row["trust_region/max_kl"] for row in rows(tmp_path / "run")]
+    assert bounds == pytest.approx([0.1 * (1 - 0.9 * steps / 160) for steps in done])
+    assert seen == pytest.approx([0.01 * (1 - 0.5 * steps / 160) for steps in done])
+
+
+def test_annealing_ends_above_zero_when_a_run_is_all_warm_up(tmp_path):
+    train_tiny(tmp_path / "run", "run.total_steps=1", "trust_region.anneal=0.99", "trust_region.max_kl=0.1")
+    (row,) = rows(tmp_path / "run")
+    assert row["trust_region/max_kl"] == pytest.approx(0.001)
+
+
 def torch_distribution(task, parameters):
     if task == "cartpole":
         return torch.distributions.Categorical(logits=parameters)

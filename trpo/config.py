@@ -159,6 +159,9 @@ class TrustRegionConfig(Section):
     max_kl: float = key(
         0.01, "δ, the bound on the mean joint KL(old ‖ new) of one step, in nats", above=0.0, at_most=100.0
     )
+    anneal: float = key(
+        0.0, "share of δ gone, linearly, by the end of run.total_steps; 0: constant", at_least=0.0, at_most=0.99
+    )
     cg_iterations: int = key(10, "Fisher products that conjugate gradient may spend", at_least=1)
     cg_tolerance: float = key(1e-3, "stop when ‖g − (F + damping·I)x‖ ≤ tolerance · ‖g‖", at_least=0.0)
     damping: float = key(0.1, "added to the Fisher matrix's diagonal in the solve", at_least=0.0)
@@ -172,6 +175,10 @@ class TrustRegionConfig(Section):
     fisher_fraction: float = key(1.0, "share of the samples used for the solve", above=0.0, at_most=1.0)
     micro_batch: int = key(0, "most samples in one forward pass, exact; 0: all at once", at_least=0)
 
+    def annealed(self, progress: float) -> TrustRegionConfig:
+        """Return the section with δ(1 − anneal · progress), progress in [0, 1]."""
+        return dataclasses.replace(self, max_kl=self.max_kl * (1 - self.anneal * progress))
+
 
 @dataclass(frozen=True, kw_only=True)
 class CriticConfig(Section):
@@ -181,8 +188,15 @@ class CriticConfig(Section):
     hidden_sizes: tuple[int, ...] = key((64, 64), "widths of the hidden layers", at_least=1)
     activation: str = key("tanh", "between layers", choices=("tanh", "relu", "elu", "silu"))
     learning_rate: float = key(1e-3, "of Adam", above=0.0)
+    anneal: float = key(
+        0.0, "share of the learning rate gone by the end, as of trust_region.anneal", at_least=0.0, at_most=0.99
+    )
     epochs: int = key(10, "passes over each batch", at_least=1)
     minibatch_size: int = key(256, "most samples per Adam step; an epoch is split evenly", at_least=1)
+
+    def annealed(self, progress: float) -> CriticConfig:
+        """Return the section with learning_rate · (1 − anneal · progress), progress in [0, 1]."""
+        return dataclasses.replace(self, learning_rate=self.learning_rate * (1 - self.anneal * progress))
 
 
 @dataclass(frozen=True, kw_only=True)

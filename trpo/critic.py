@@ -25,7 +25,7 @@ class FitInfo(NamedTuple):
 
 
 def make_optimizer(critic: Critic, config: CriticConfig) -> torch.optim.Optimizer:
-    """Return the optimiser whose state lives as long as the critic."""
+    """Return the optimiser whose state lives as long as the critic. Every fit sets its learning rate."""
     return torch.optim.Adam(critic.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
 
 
@@ -43,6 +43,8 @@ def fit_critic(
     together, each with its share of the minibatch. Raises `FloatingPointError` before the optimiser has seen a loss
     that is not finite.
     """
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate
     before = assess(critic, observations, returns)
     check_loss(before[0], returns)
     samples = ranks.gathered(torch.tensor(len(returns)))

@@ -106,11 +106,10 @@ class Trainer:
             lam=config.advantage.lam,
             normalize=config.normalize.advantages,
         )
-        step = trust_region_step(agent.policy, batch, config.trust_region)
+        step = trust_region_step(agent.policy, batch, config.trust_region.annealed(self.progress))
         clock.lap("policy")
-        fit = fit_critic(
-            agent.critic, self.optimizer, batch.observations, batch.returns, config.critic, self.minibatches
-        )
+        critic = config.critic.annealed(self.progress)
+        fit = fit_critic(agent.critic, self.optimizer, batch.observations, batch.returns, critic, self.minibatches)
         clock.lap("critic")
         statistics = self._update_normalizer(rollout, batch)
         samples = int(ranks.total(rollout.valid.sum()))
@@ -144,6 +143,11 @@ class Trainer:
         )
         returns, lengths = zip(*ranks.everyones(tuple(evaluation)), strict=True)
         return Evaluation(list(chain(*returns)), list(chain(*lengths))).figures()
+
+    @property
+    def progress(self) -> float:
+        """The share of the run's steps that is done, at most 1."""
+        return min(self.env_steps / self.config.run.total_steps, 1.0)
 
     @property
     def finished(self) -> bool:

@@ -200,7 +200,9 @@ def returned(*points):
 def test_the_learning_curve_is_the_mean_of_the_seeds_with_a_t_interval_where_all_have_values():
     runs = [returned((0, 0.0), (100, 10.0)), returned((20, 4.0), (120, 24.0)), returned((0, 2.0))._replace(rows=[])]
     (panel,) = draw_learning({"a": runs, "b": [returned((0, 5.0), (50, 5.0))]}).axes
-    first, second = panel.get_lines()
+    first, *seeds, second = panel.get_lines()
+    assert [list(seed.get_ydata()[[0, -1]]) for seed in seeds] == [[2.0, 10.0], [4.0, 20.0]]
+    assert panel.get_ylim() == pytest.approx((2 - 0.9, 20 + 0.9))  # that of the curves: the band is far wider
     assert (first.get_label(), second.get_label()) == ("a (2 seeds)", "b (1 seed)")
     x, y = first.get_xdata(), first.get_ydata()
     assert (x[0], x[-1]) == (20, 100)

@@ -38,18 +38,19 @@ class Score:
 
 
 def draw_learning(groups: Groups) -> Figure:
-    """Return the training returns of one environment over steps: mean and 95 % band over seeds."""
+    """Return the training returns of one environment over steps: seeds, their mean and its 95 % band."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     panel = figure.subplots()
     for label, runs in groups.items():
         draw_band(panel, label, runs)
+    set_limits(panel)
     panel.set(xlabel="environment steps", ylabel="return of training episodes")
     decorate(panel)
     return figure
 
 
 def draw_band(panel: Axes, label: str, runs: Sequence[Run]) -> None:
-    """Draw the mean of a group's returns on a common grid, with a t interval where there are several seeds."""
+    """Draw the mean of a group's returns on a common grid, and where there are several seeds, each and a t interval."""
     chosen = [run for run in runs if run.status == FINISHED] or runs  # a short one would cut the others
     curves = [run.column(RETURN) for run in chosen if run.values(RETURN)]
     if not curves:
@@ -59,8 +60,18 @@ def draw_band(panel: Axes, label: str, runs: Sequence[Run]) -> None:
     mean = values.mean(0)
     (line,) = panel.plot(grid, mean, label=f"{label} ({len(curves)} seed{'s' * (len(curves) > 1)})")
     if len(curves) > 1:
+        panel.plot(grid, values.T, linewidth=0.6, alpha=0.4, color=line.get_color())
         half = stats.t.ppf((1 + CONFIDENCE) / 2, len(curves) - 1) * stats.sem(values, axis=0)
         panel.fill_between(grid, mean - half, mean + half, alpha=0.2, color=line.get_color())
+
+
+def set_limits(panel: Axes) -> None:
+    """Let the curves choose the axis and not their bands: a t interval of two seeds is as good as unbounded."""
+    drawn = [np.asarray(line.get_ydata(), dtype=np.float64) for line in panel.lines]
+    if drawn:
+        low, high = min(map(np.min, drawn)), max(map(np.max, drawn))
+        margin = 0.05 * (high - low) or 1.0
+        panel.set_ylim(low - margin, high + margin)
 
 
 def draw_scores(groups: Groups) -> Figure:

@@ -44,19 +44,18 @@ def estimate(scores: Sequence[float]) -> Estimate:
     for one task their stratified bootstrap is the plain one.
     """
     values = np.asarray(scores, dtype=np.float64)
-    low = high = values.mean()
-    if len(values) > 1:
-        low, high = bootstrap(
-            (values,), interquartile_mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
-        ).confidence_interval
-    return Estimate(
-        values.tolist(),
-        float(values.mean()),
-        float(values.std()),
-        float(interquartile_mean(values)),
-        float(low),
-        float(high),
-    )
+    low, high = confidence_interval(values)
+    iqm = float(interquartile_mean(values))
+    return Estimate(values.tolist(), float(values.mean()), float(values.std()), iqm, float(low), float(high))
+
+
+def confidence_interval(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the 95 % interval of the interquartile mean over runs (R, …); one run is its own interval."""
+    if len(runs) == 1:
+        return runs[0], runs[0]
+    rng = np.random.default_rng(0)
+    found = bootstrap((runs,), interquartile_mean, axis=0, n_resamples=RESAMPLES, method="percentile", rng=rng)
+    return found.confidence_interval.low, found.confidence_interval.high
 
 
 def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:

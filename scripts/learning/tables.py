@@ -7,13 +7,14 @@ import matplotlib
 import numpy as np
 
 from learning.contest import PEER, env_id
-from learning.estimates import PROTOCOLS, Estimate, Result, interquartile_mean
+from learning.estimates import PROTOCOLS, Estimate, Result, confidence_interval, interquartile_mean
 from learning.targets import TARGETS, Target
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+ROUNDING = 1.005  # runs end with a whole iteration
 Results = dict[tuple[str, str], Result]
 
 
@@ -42,13 +43,17 @@ def against_targets(results: Results, contestant: str, tasks: Sequence[str]) -> 
 
 
 def verdict(results: Results, contestant: str, task: str) -> str:
-    """Return the target of a task, its protocol, and whether its mean over seeds is reached."""
+    """Return the target of a task, its protocol, and whether the mean over seeds reaches it in as many steps."""
     target = target_of(results, task)
     if target is None or target.score is None:
         return "–"
-    found = results[contestant, task].estimates.get(target.protocol)
-    reached = found is not None and found.mean >= target.score
-    return f"{number(target.score)} ({target.protocol}) · {'reached' if reached else 'missed'}"
+    result = results[contestant, task]
+    found = result.estimates.get(target.protocol)
+    if result.env_steps > ROUNDING * target.steps:
+        word = "too many steps"
+    else:
+        word = "reached" if found is not None and found.mean >= target.score else "missed"
+    return f"{number(target.score)} ({target.protocol}) · {word}"
 
 
 def target_of(results: Results, task: str) -> Target | None:
@@ -87,7 +92,7 @@ def number(value: float) -> str:
 
 
 def draw(results: Results, contestants: Sequence[str], tasks: Sequence[str], file: Path) -> None:
-    """Write the learning curves: interquartile mean over seeds, every seed as a thin line, the target dashed."""
+    """Write the learning curves: interquartile mean with its 95 % band, a thin line for each seed, the target dashed."""
     chosen = [task for task in tasks if any((contestant, task) in results for contestant in contestants)]
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -98,7 +103,7 @@ def draw(results: Results, contestants: Sequence[str], tasks: Sequence[str], fil
         draw_task(axes, results, contestants, task)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncol=len(labels), frameon=False)
-    figure.tight_layout(rect=(0, 0.04 if rows > 1 else 0.1, 1, 1))
+    figure.tight_layout(rect=(0, 0.1 / rows, 1, 1))
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
@@ -109,13 +114,18 @@ def draw_task(axes: Axes, results: Results, contestants: Sequence[str], task: st
         if (contestant, task) not in results:
             continue
         result, colour = results[contestant, task], f"C{place}"
-        axes.plot(result.steps / 1e6, result.points.T, color=colour, alpha=0.25, linewidth=0.7)
-        axes.plot(result.steps / 1e6, interquartile_mean(result.points, axis=0), color=colour, label=contestant)
+        axes.plot(result.steps / 1e3, result.points.T, color=colour, alpha=0.25, linewidth=0.7)
+        axes.plot(result.steps / 1e3, interquartile_mean(result.points, axis=0), color=colour, label=contestant)
+        axes.fill_between(
+            result.steps / 1e3, *confidence_interval(result.points), color=colour, alpha=0.15, linewidth=0
+        )
     if (target := target_of(results, task)) is not None and target.score is not None:
         axes.axhline(target.score, color="black", linestyle="--", linewidth=0.8)
     lowest, highest = np.percentile(np.concatenate([line.get_ydata() for line in axes.lines]), [1, 100])
     margin = 0.05 * (highest - lowest) or 1.0
     axes.set_ylim(lowest - margin, highest + margin)
     axes.set_title(env_id(task), fontsize=10)
-    axes.set_xlabel("million environment steps", fontsize=8)
+    axes.set_xlabel("thousand environment steps", fontsize=8)
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=5)
     axes.tick_params(labelsize=8)

@@ -92,7 +92,7 @@ def number(value: float) -> str:
 
 
 def draw(results: Results, contestants: Sequence[str], tasks: Sequence[str], file: Path) -> None:
-    """Write the learning curves: interquartile mean with its 95 % band, a thin line for each seed, the target dashed."""
+    """Write the learning curves: interquartile mean with its 95 % band, seeds as thin lines, the target dashed."""
     chosen = [task for task in tasks if any((contestant, task) in results for contestant in contestants)]
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)

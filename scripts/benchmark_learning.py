@@ -4,7 +4,7 @@
     python scripts/benchmark_learning.py runs/learning --tasks hopper Pusher-v5 --seeds 0 1
     python scripts/benchmark_learning.py runs/learning --name wider --set policy.hidden_sizes=[256,256]
     python scripts/benchmark_learning.py runs/learning --peer --tasks ant                  # sb3-contrib as in the zoo
-    python scripts/benchmark_learning.py runs/learning --report scripts/results/learning   # tables only
+    python scripts/benchmark_learning.py runs/learning --report scripts/results/learning_table
 
 A run is `trpo-train` with the task as shipped, stepped by EnvPool where that has the environment, with a checkpoint
 every 30,000 steps. Every run keeps its directory OUTPUT/NAME/TASK/seedN, and `scores.json` there once it is scored on

@@ -12,6 +12,8 @@ from queue import Empty, SimpleQueue
 from learning.contest import PEER, Job, env_id, identity, training_arguments
 from trpo.record.files import write_atomically
 
+Command = list[str]
+Waiting = SimpleQueue[tuple[Job, list[Command]]]
 SCRIPTS = Path(__file__).parents[1]
 
 
@@ -20,12 +22,12 @@ def run_all(jobs: Iterable[Job], *, steps: int) -> int:
 
     What was finished before is skipped, and a run of ours that was cut goes on from its checkpoint.
     """
-    waiting: SimpleQueue[Job] = SimpleQueue()
+    waiting: Waiting = SimpleQueue()
     for job in jobs:
         if not job.scores.exists():
-            waiting.put(job)
+            waiting.put((job, commands(job, steps)))  # here: EnvPool is asked for its spaces in one thread only
     failures: list[Job] = []
-    workers = [threading.Thread(target=work, args=(core, waiting, failures, steps)) for core in cores()]
+    workers = [threading.Thread(target=work, args=(core, waiting, failures)) for core in cores()]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -38,31 +40,30 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def work(core: int, waiting: "SimpleQueue[Job]", failures: list[Job], steps: int) -> None:
+def commands(job: Job, steps: int) -> list[Command]:
+    """Return the modules to run with their arguments, one after the other; the last one prints the scores."""
+    if job.contestant == PEER:
+        return [["learning.peer", env_id(job.task), str(job.seed), str(steps)]]
+    training = [] if finished(job) else [["trpo", *training_arguments(job)]]
+    return [*training, ["learning.score", str(job.directory)]]
+
+
+def work(core: int, waiting: Waiting, failures: list[Job]) -> None:
     """Do jobs on one core until none is left."""
     while True:
         try:
-            job = waiting.get_nowait()
+            job, own_commands = waiting.get_nowait()
         except Empty:
             return
         try:
-            scores = identity(job) | json.loads(train_and_score(job, core, steps))
+            printed = [run(job, core, *command) for command in own_commands]
         except subprocess.CalledProcessError as error:
             failures.append(job)
             say(job, f"failed, exit code {error.returncode}: {last_line(job)}")
             continue
+        scores = identity(job) | json.loads(printed[-1])
         write_atomically(job.scores, (json.dumps(scores) + "\n").encode())
         say(job, f"{scores['deterministic']:.1f} after {scores['env_steps']:,} steps, {scores['seconds']:.0f} s")
-
-
-def train_and_score(job: Job, core: int, steps: int) -> str:
-    """Return the scores of a job as JSON. Raises `CalledProcessError` if a process fails."""
-    job.directory.mkdir(parents=True, exist_ok=True)
-    if job.contestant == PEER:
-        return run(job, core, "learning.peer", env_id(job.task), str(job.seed), str(steps))
-    if not finished(job):
-        run(job, core, "trpo", *training_arguments(job))
-    return run(job, core, "learning.score", str(job.directory))
 
 
 def finished(job: Job) -> bool:
@@ -73,6 +74,7 @@ def finished(job: Job) -> bool:
 
 def run(job: Job, core: int, module: str, *arguments: str) -> str:
     """Return the last line that a Python process prints; what it says beside that is kept in `errors.log`."""
+    job.directory.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trpo.compose import CONFIGS, tasks
+from trpo.compose import tasks
 from trpo.config import EnvConfig, UserError
 from trpo.sampling.making import check_environment
 
@@ -52,7 +52,7 @@ def backend_of(id: str) -> str:
 
 def training_arguments(job: Job) -> list[str]:
     """Return the arguments of `trpo-train` for a job: the task as shipped, and checkpoints to score."""
-    chosen = f"task={job.task}" if (CONFIGS / "task" / f"{job.task}.yaml").exists() else f"env.id={job.task}"
+    chosen = f"task={job.task}" if job.task in tasks() else f"env.id={job.task}"
     return [
         chosen,
         f"seed={job.seed}",

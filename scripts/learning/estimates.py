@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, trim_mean
 
-RESAMPLES = 10_000
+from trpo.record.intervals import confidence_interval, interquartile_mean
+
 PROTOCOLS = {
     "a": "stochastic, best point",
     "b": "stochastic, last point",
@@ -38,29 +38,11 @@ class Result(NamedTuple):
 
 
 def estimate(scores: Sequence[float]) -> Estimate:
-    """Return mean, standard deviation, and interquartile mean with its 95 % percentile bootstrap interval over runs.
-
-    Both as in Agarwal et al. 2021 (arXiv:2108.13264), section 4;
-    for one task their stratified bootstrap is the plain one.
-    """
+    """Return mean, standard deviation, and interquartile mean with its 95 % interval over runs."""
     values = np.asarray(scores, dtype=np.float64)
     low, high = confidence_interval(values)
     iqm = float(interquartile_mean(values))
     return Estimate(values.tolist(), float(values.mean()), float(values.std()), iqm, float(low), float(high))
-
-
-def confidence_interval(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the 95 % interval of the interquartile mean over runs (R, …); one run is its own interval."""
-    if len(runs) == 1:
-        return runs[0], runs[0]
-    rng = np.random.default_rng(0)
-    found = bootstrap((runs,), interquartile_mean, axis=0, n_resamples=RESAMPLES, method="percentile", rng=rng)
-    return found.confidence_interval.low, found.confidence_interval.high
-
-
-def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return the mean without the lowest and the highest quarter, each rounded down to whole runs."""
-    return np.asarray(trim_mean(values, 0.25, axis=axis))
 
 
 def summarise(runs: list[dict[str, Any]]) -> Result:

@@ -55,7 +55,6 @@ def train_and_score(id: str, seed: int, steps: int) -> dict[str, Any]:
         "training": float(np.mean([info["r"] for info in model.ep_info_buffer])) if model.ep_info_buffer else None,
         "seconds": seconds,
         "env_steps": model.num_timesteps,
-        "point_every": POINT_EVERY,
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from learning.contest import LAST_EPISODES, POINT_EPISODES, POINT_EVERY
+from learning.contest import LAST_EPISODES, POINT_EPISODES
 from trpo.compose import load_config, register_schema
 from trpo.record import checkpoint, run_directory
 from trpo.sampling.evaluation import evaluate
@@ -47,7 +47,6 @@ def score(directory: Path) -> dict[str, Any]:
         "training": last_training_return(directory / "metrics.jsonl"),
         "seconds": summary["seconds"],
         "env_steps": summary["env_steps"],
-        "point_every": POINT_EVERY,
     }
 
 

@@ -7,8 +7,9 @@ import matplotlib
 import numpy as np
 
 from learning.contest import PEER, env_id
-from learning.estimates import PROTOCOLS, Estimate, Result, confidence_interval, interquartile_mean
+from learning.estimates import PROTOCOLS, Estimate, Result
 from learning.targets import TARGETS, Target
+from trpo.record.intervals import confidence_interval, interquartile_mean
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

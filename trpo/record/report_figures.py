@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from trpo.record.intervals import CONFIDENCE, confidence_interval, interquartile_mean
 from trpo.record.run_directory import FINISHED
 from trpo.record.runs import Run
 
@@ -14,7 +15,6 @@ Groups = Mapping[str, Sequence[Run]]  # of one environment: label to runs that d
 
 RETURN = "rollout/episode_return"
 SCORE = "evaluation/return_mean"
-CONFIDENCE = 0.95
 
 
 class Score:
@@ -24,17 +24,12 @@ class Score:
         finished = [run for run in runs if run.status == FINISHED]
         self.values = [values[-1] for run in finished if (values := run.values(SCORE))]
         self.left_out = len(runs) - len(self.values)
-        self.iqm = float(stats.trim_mean(self.values, 0.25)) if self.values else None
+        scores = np.array(self.values)
+        self.iqm = float(interquartile_mean(scores)) if self.values else None
         self.interval: tuple[float, float] | None = None
         if len(self.values) > 1:
-            resampled = stats.bootstrap(
-                (self.values,),
-                lambda sample, axis: stats.trim_mean(sample, 0.25, axis=axis),
-                confidence_level=CONFIDENCE,
-                method="percentile",
-                rng=0,
-            )
-            self.interval = (float(resampled.confidence_interval.low), float(resampled.confidence_interval.high))
+            low, high = confidence_interval(scores)
+            self.interval = (float(low), float(high))
 
 
 def draw_learning(groups: Groups) -> Figure:

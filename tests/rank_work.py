@@ -16,7 +16,7 @@ import torch.distributed
 from oracles import DISTRIBUTIONS, OBSERVATION_SIZE, generator, normal, random_batch, random_policy
 
 from trpo import ranks
-from trpo.batch import Batch, standardize
+from trpo.batch import standardize
 from trpo.config import Config, CriticConfig, EnvConfig, PolicyConfig, RecordConfig, RunConfig, TrustRegionConfig
 from trpo.critic import assess, fit_critic, make_optimizer
 from trpo.models.networks import Critic
@@ -41,7 +41,7 @@ def problem(name):
     """A policy, this rank's share of its batch, and some direction."""
     policy = random_policy(DISTRIBUTIONS[name])
     batch = random_batch(policy, samples=SAMPLES)
-    return policy, Batch(*map(mine, batch)), normal(len(flatten(policy)), seed=9)
+    return policy, batch.map(mine), normal(len(flatten(policy)), seed=9)
 
 
 def objective(name, fisher, micro_batch):
@@ -194,7 +194,7 @@ def work():
         "objective": {form: objective(*form) for form in forms},
         "step": {form: step(*form) for form in forms},
         "profile": profile(),
-        "advantages": standardize(mine(7 + normal(SAMPLES, seed=8))),
+        "advantages": standardize(mine(7 + normal(SAMPLES, seed=8)))[0],
         "statistics": statistics(),
         "assess": list(assess(critic_problem()[0], observations, returns)),
         "fit": {size: fit(size) for size in (SAMPLES, 5, 1)},

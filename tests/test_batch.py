@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from oracles import random_batch, random_policy
 
 from trpo.batch import Rollout, make_batch, next_values, standardize
 from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, PolicyConfig
@@ -137,8 +138,8 @@ def test_rows_that_are_not_valid_never_reach_the_batch():
     )
     assert rollout.size < STEPS * ENVS
     first, second = (batch_of(agent, r, normalize=True) for r in (rollout, garbage))
-    assert all(torch.equal(*columns) for columns in zip(first, second, strict=True))
-    assert all(len(column) == rollout.size for column in first)
+    assert all(torch.equal(*columns) for columns in zip(first.columns, second.columns, strict=True))
+    assert all(len(column) == rollout.size for column in first.columns)
 
 
 def test_the_rows_of_a_batch_stay_together():
@@ -154,7 +155,7 @@ def test_the_rows_of_a_batch_stay_together():
 
 def test_a_batch_carries_no_graph():
     agent = agent_for(Categorical((5,)))
-    assert not any(column.requires_grad for column in batch_of(agent, rollout_of(agent)))
+    assert not any(column.requires_grad for column in batch_of(agent, rollout_of(agent)).columns)
 
 
 def test_the_value_after_a_truncation_is_that_of_the_final_observation():
@@ -195,6 +196,16 @@ def test_normalised_advantages_have_zero_mean_and_unit_deviation_and_keep_their_
     a = raw.advantages.double().numpy()
     np.testing.assert_allclose(normalized.advantages, (a - a.mean()) / a.std(), atol=1e-5)
     assert torch.equal(normalized.returns, raw.returns)
+    assert raw.advantage_scale == 1.0
+    assert normalized.advantage_scale == pytest.approx(a.std(), rel=1e-6)
+
+
+def test_a_batch_maps_its_columns_and_keeps_its_scale():
+    batch = random_batch(random_policy(DiagonalGaussian(2)))._replace(advantage_scale=3.0)
+    part = batch.map(lambda column: column[2:5])
+    assert part.advantage_scale == 3.0
+    for column, whole in zip(part.columns, batch.columns, strict=True):
+        assert torch.equal(column, whole[2:5])
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
@@ -202,13 +213,17 @@ def test_normalised_advantages_have_zero_mean_and_unit_deviation_and_keep_their_
 def test_standardising_knows_no_units(scale, shift):
     advantages = torch.randn(1000, generator=generator(0)) + shift
     expected = (advantages.double() - advantages.double().mean()) / advantages.double().std(correction=0)
-    torch.testing.assert_close(standardize(advantages * scale).double(), expected, rtol=1e-4, atol=1e-4)
+    standardized, divisor = standardize(advantages * scale)
+    torch.testing.assert_close(standardized.double(), expected, rtol=1e-4, atol=1e-4)
+    assert divisor == pytest.approx(scale * float(advantages.double().std(correction=0)), rel=1e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e20, 1e-20])
 @pytest.mark.parametrize("count", [1, 2, 1000])
 def test_equal_advantages_become_zeros(value, count):
-    assert torch.equal(standardize(torch.full((count,), value)), torch.zeros(count))
+    standardized, divisor = standardize(torch.full((count,), value))
+    assert torch.equal(standardized, torch.zeros(count))
+    assert divisor == 1.0
 
 
 def test_reward_scaling_divides_the_rewards_and_nothing_else():

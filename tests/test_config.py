@@ -70,13 +70,14 @@ EDGES = [
     (PolicyConfig, "hidden_sizes", (64, 0), (64, 1), "at least 1"),
     (PolicyConfig, "activation", "gelu", "elu", "one of tanh, relu, elu, silu"),
     (PolicyConfig, "initial_log_std", 5.1, 5.0, "at most 5"),
-    (PolicyConfig, "initial_log_std", -5.0, -4.9, "above policy.min_log_std"),
+    (PolicyConfig, "initial_log_std", -2.3, -2.2, "above policy.min_log_std"),
     (PolicyConfig, "min_log_std", -20.1, -20.0, "at least -20"),
     (AdvantageConfig, "gamma", -0.1, 0.0, "at least 0 and at most 1"),
     (AdvantageConfig, "gamma", 1.1, 1.0, "at least 0 and at most 1"),
     (AdvantageConfig, "lam", -0.1, 0.0, "at least 0 and at most 1"),
     (AdvantageConfig, "lam", 1.1, 1.0, "at least 0 and at most 1"),
     (TrustRegionConfig, "max_kl", 0.0, 1e-12, "above 0"),
+    (TrustRegionConfig, "min_multiplier", -1e-9, 0.0, "at least 0"),
     (TrustRegionConfig, "cg_iterations", 0, 1, "at least 1"),
     (TrustRegionConfig, "cg_tolerance", -1e-9, 0.0, "at least 0"),
     (TrustRegionConfig, "damping", -1e-9, 0.0, "at least 0"),
@@ -124,4 +125,4 @@ def test_every_key_has_a_line_of_help():
 
 
 def test_a_configuration_is_plain_data():
-    assert json.loads(json.dumps(dataclasses.asdict(Config())))["trust_region"]["max_kl"] == 0.01
+    assert json.loads(json.dumps(dataclasses.asdict(Config())))["trust_region"]["max_kl"] == 0.04

@@ -8,7 +8,6 @@ from oracles import random_batch, random_policy
 from tiny_runs import checkpoints, fingerprints, rows, train_tiny
 
 from trpo import cli
-from trpo.batch import Batch
 from trpo.config import CriticConfig, TrustRegionConfig
 from trpo.critic import fit_critic, make_optimizer
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
@@ -23,7 +22,7 @@ DISTRIBUTIONS = [DiagonalGaussian(2), Categorical((3, 2)), Bernoulli(3)]
 
 
 def moved(batch):
-    return Batch(*(column.to(DEVICE) for column in batch))
+    return batch.map(lambda column: column.to(DEVICE))
 
 
 @pytest.mark.parametrize("fisher", ["gauss_newton", "hessian"])

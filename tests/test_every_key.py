@@ -29,7 +29,7 @@ LEARNED = {
     "policy.hidden_sizes": ["policy.hidden_sizes=[8,8]"],
     "policy.activation": ["policy.activation=relu"],
     "policy.initial_log_std": ["policy.initial_log_std=0.0"],
-    "policy.min_log_std": ["policy.min_log_std=-1.0"],
+    "policy.min_log_std": ["policy.min_log_std=-1.5"],
     "normalize.observations": ["normalize.observations=false"],
     "normalize.rewards": ["normalize.rewards=false"],
     "normalize.advantages": ["normalize.advantages=false"],
@@ -37,13 +37,15 @@ LEARNED = {
     "advantage.lam": ["advantage.lam=0.5"],
     "trust_region.max_kl": ["trust_region.max_kl=0.02"],
     "trust_region.anneal": ["trust_region.anneal=0.5"],
+    "trust_region.min_multiplier": ["trust_region.min_multiplier=10.0"],
     "trust_region.cg_iterations": ["trust_region.cg_iterations=1"],
     "trust_region.cg_tolerance": ["trust_region.cg_tolerance=0.5"],
     "trust_region.damping": ["trust_region.damping=0.5"],
     "trust_region.max_backtracks": ["trust_region.max_backtracks=0"],  # full steps miss the bound by a few per cent
     "trust_region.backtrack_factor": [
         "trust_region.backtrack_factor=0.99",
-        "trust_region.max_kl=0.1",
+        "trust_region.max_kl=1.0",
+        "trust_region.damping=0.1",
     ],  # a full step far out
     "trust_region.fisher": ["trust_region.fisher=hessian"],  # in the last bits
     "trust_region.fisher_fraction": ["trust_region.fisher_fraction=0.5"],

@@ -165,5 +165,5 @@ def test_float32_policies_get_float64_averages_and_float32_vectors():
 )
 def test_a_subsample_is_the_same_evenly_spaced_rows_of_every_column(fraction, rows):
     batch = random_batch(random_policy(DiagonalGaussian(2)), samples=10)
-    for column, part in zip(batch, subsample(batch, fraction), strict=True):
+    for column, part in zip(batch.columns, subsample(batch, fraction).columns, strict=True):
         assert torch.equal(part, column[rows])

@@ -171,7 +171,7 @@ def test_statistics_and_counts_see_steps_only(backend):
         trainer.warm_up()
         rows = [trainer.iterate().row for _ in range(3)]
     normalizer, reward_scale = trainer.agent.normalizer, trainer.agent.reward_scale
-    assert sum(row["rollout/episodes"] for row in rows) > 10
+    assert sum(row["rollout/episodes"] for row in rows) > 5
     assert (trainer.env_steps == 4 * 256) is (backend != "vector")
     assert normalizer.moments.count == reward_scale.moments.count == trainer.env_steps == rows[-1]["env_steps"]
     # `over` is 1 in the rows that resets take, and only there.

@@ -182,7 +182,7 @@ def overflowing():
     states[0] = 1
     advantages = states[:, 0]  # the action was the mean, so a smaller σ is better
     batch = Batch(states, torch.zeros_like(states), torch.zeros(2_000, 2, dtype=torch.float64), advantages, zeros)
-    profiled = Profiled(OneBold(), batch, max_kl=100.0, max_backtracks=3)
+    profiled = Profiled(OneBold(), batch, max_kl=100.0, min_multiplier=0.0, max_backtracks=3)
     assert profiled.info.search.candidates[0].verdict.name == "NON_FINITE"
     return profiled
 

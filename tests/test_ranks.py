@@ -167,11 +167,17 @@ def test_different_parameters_are_noticed_by_every_rank(several, alone):
 
 @pytest.mark.parametrize("problem", [("CartPole-v1", "sync"), ("Pendulum-v1", "sync")], ids="-".join)
 def test_the_first_rollout_of_all_ranks_is_that_of_one_process(problem, several, alone):
-    """Bit for bit: the same environments from the same seeds, with the same noise."""
+    """The same environments from the same seeds, with the same noise.
+
+    Bit for bit where actions are discrete; else up to the rounding of matrix products, which depends on their rows.
+    """
+    exact = problem[0] == "CartPole-v1"
     for name, whole in alone["rollout"][problem].items():
         if name != "final_observations":  # in row-major order, over its own environments
             parts = [rank["rollout"][problem][name] for rank in several]
-            assert torch.equal(torch.cat(parts, dim=0 if name == "last_observations" else 1), whole), name
+            together = torch.cat(parts, dim=0 if name == "last_observations" else 1)
+            assert together.dtype == whole.dtype
+            torch.testing.assert_close(together, whole, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-6, msg=name)
 
 
 def test_an_iteration_of_several_ranks(several, alone):

@@ -110,7 +110,7 @@ def test_a_run_whose_files_are_damaged_is_refused_or_goes_on_but_never_fails(nam
 
 
 def test_overrides_that_repeat_what_the_run_has_are_accepted(run):
-    repeated = ["task=cartpole", *TINY, *SHORT, "seed=0", "trust_region.max_kl=0.01"]
+    repeated = ["task=cartpole", *TINY, *SHORT, "seed=0", "trust_region.max_kl=0.04"]
     assert cli.train([*repeated, "run.resume=run", "run.total_steps=96"]) == 0
 
 
@@ -153,6 +153,7 @@ REFUSED = {
     "advantage.lam": 0.5,
     "trust_region.max_kl": 0.02,
     "trust_region.anneal": 0.5,
+    "trust_region.min_multiplier": 0.5,
     "trust_region.cg_iterations": 3,
     "trust_region.cg_tolerance": 0.5,
     "trust_region.damping": 0.5,

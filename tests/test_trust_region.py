@@ -19,6 +19,7 @@ from trpo.trust_region import Outcome, solve, trust_region_step
 
 SAMPLES = 60
 CONVERGED = {"cg_iterations": 200, "cg_tolerance": 1e-12}
+MAX_KL = 0.01
 
 
 class Taken:
@@ -44,7 +45,8 @@ class Taken:
 
 def take(distribution, **config):
     policy = random_policy(distribution)
-    return Taken(policy, random_batch(policy, samples=SAMPLES), TrustRegionConfig(**config))
+    settings = {"max_kl": MAX_KL, "damping": 0.1, "min_multiplier": 0.0} | config
+    return Taken(policy, random_batch(policy, samples=SAMPLES), TrustRegionConfig(**settings))
 
 
 @pytest.fixture(params=DISTRIBUTIONS)
@@ -130,7 +132,7 @@ def test_multiplier_is_the_lagrange_multiplier_of_the_undamped_dense_problem():
     F, g = taken.fisher(), taken.gradient()
     natural = torch.linalg.solve(F, g)
     assert taken.info.solution.stop is Stop.CONVERGED
-    assert taken.info.multiplier == pytest.approx(math.sqrt(g @ natural / (2 * 0.01)), rel=1e-6)
+    assert taken.info.multiplier == pytest.approx(math.sqrt(g @ natural / (2 * MAX_KL)), rel=1e-6)
     # At the optimum of the quadratic problem ∇L = λ ∇(½sᵀFs): the whole point of a multiplier.
     full_step = taken.step / taken.info.step_fraction
     torch.testing.assert_close(g, taken.info.multiplier * F @ full_step, rtol=1e-6, atol=1e-8)
@@ -140,7 +142,39 @@ def test_multiplier_is_the_lagrange_multiplier_of_the_undamped_dense_problem():
 def test_the_full_step_predicts_the_whole_bound_whatever_the_damping(distribution, damping):
     taken = take(distribution, damping=damping)
     full_step = taken.step / taken.info.step_fraction
-    assert (0.5 * full_step @ taken.fisher() @ full_step).item() == pytest.approx(0.01, rel=1e-9)
+    assert (0.5 * full_step @ taken.fisher() @ full_step).item() == pytest.approx(MAX_KL, rel=1e-9)
+
+
+def test_a_nat_that_buys_too_little_is_not_spent():
+    """The optimum of gᵀs − λ_min ½sᵀFs, which lies inside the bound, in closed form."""
+    free = take(DiagonalGaussian(2), damping=0.0, **CONVERGED).info
+    least = 3 * free.multiplier
+    taken = take(DiagonalGaussian(2), damping=0.0, min_multiplier=least, **CONVERGED)
+    F, g = taken.fisher(), taken.gradient()
+    torch.testing.assert_close(taken.step, torch.linalg.solve(F, g) / least, rtol=1e-5, atol=1e-8)
+    assert taken.info.multiplier == pytest.approx(least)
+    assert taken.info.kl_quadratic_full_step == pytest.approx(MAX_KL / 9, rel=1e-6)
+    assert taken.info.kl_quadratic == pytest.approx((0.5 * taken.step @ F @ taken.step).item(), rel=1e-9)
+    assert taken.info.kl == pytest.approx(MAX_KL / 9, rel=0.2)
+
+
+def test_a_floor_under_the_multiplier_that_is_not_reached_changes_no_bit(distribution):
+    free = take(distribution)
+    assert torch.equal(take(distribution, min_multiplier=0.99 * free.info.multiplier).step, free.step)
+    assert not torch.equal(take(distribution, min_multiplier=1.01 * free.info.multiplier).step, free.step)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 20.0])
+def test_the_floor_is_in_the_units_that_the_advantages_had_before_they_were_scaled(scale):
+    """So the step does not depend on whether they were."""
+    config = TrustRegionConfig(max_kl=1e-3, damping=0.0, min_multiplier=50.0, **CONVERGED)
+    policy, other = random_policy(DiagonalGaussian(2)), random_policy(DiagonalGaussian(2))
+    batch = random_batch(policy, samples=SAMPLES)
+    scaled = batch._replace(advantages=batch.advantages / scale, advantage_scale=scale)
+    info, scaled_info = trust_region_step(policy, batch, config), trust_region_step(other, scaled, config)
+    assert info.kl_quadratic_full_step < 1e-3  # the floor is what decides
+    torch.testing.assert_close(scaled_info.step, info.step, rtol=1e-9, atol=1e-12)
+    assert scaled_info.multiplier == pytest.approx(info.multiplier / scale)
 
 
 def test_a_fisher_fraction_serves_the_solve_alone(distribution):
@@ -148,11 +182,11 @@ def test_a_fisher_fraction_serves_the_solve_alone(distribution):
     batch = random_batch(whole, samples=SAMPLES)
     F = oracles.dense_fisher(whole, flatten(whole), batch.observations)
     F_part = oracles.dense_fisher(whole, flatten(whole), batch.observations[::4])
-    taken = Taken(whole, batch, TrustRegionConfig(damping=0.1, fisher_fraction=0.25, **CONVERGED))
+    taken = Taken(whole, batch, TrustRegionConfig(max_kl=MAX_KL, damping=0.1, fisher_fraction=0.25, **CONVERGED))
     x = torch.linalg.solve(F_part + 0.1 * torch.eye(len(F), dtype=F.dtype), taken.gradient())
     torch.testing.assert_close(taken.info.solution.x, x, rtol=1e-8, atol=1e-10)
     assert taken.info.kl_quadratic == pytest.approx((0.5 * taken.step @ F @ taken.step).item(), rel=1e-9)
-    assert taken.info.kl_quadratic_full_step == pytest.approx(0.01, rel=1e-12)
+    assert taken.info.kl_quadratic_full_step == pytest.approx(MAX_KL, rel=1e-12)
 
 
 def test_every_form_of_the_product_takes_the_same_step(distribution):

@@ -222,7 +222,7 @@ def test_a_candidate_that_is_not_a_number_is_passed_over_for_the_first_good_one(
 
 def test_a_broken_bound_is_mended_by_one_backtrack():
     policy = one_bit(-2.0)
-    info = trust_region_step(policy, one_state(policy, action=1.0), TrustRegionConfig())
+    info = trust_region_step(policy, one_state(policy, action=1.0), TrustRegionConfig(max_kl=0.01))
     assert info.backtracks == 1
     assert info.kl_full_step > 0.01 >= info.kl > 0.98 * 0.01
     assert info.step_fraction == pytest.approx(0.995 * math.sqrt(0.01 / info.kl_full_step))
@@ -230,7 +230,9 @@ def test_a_broken_bound_is_mended_by_one_backtrack():
 
 def test_one_sample_of_a_standard_normal_by_hand():
     policy = standard_normal()
-    info = trust_region_step(policy, one_state(policy, action=3.0, advantage=2.0), TrustRegionConfig(damping=1.0))
+    info = trust_region_step(
+        policy, one_state(policy, action=3.0, advantage=2.0), TrustRegionConfig(max_kl=0.01, damping=1.0)
+    )
     # g = Âa = 6, F = 1, x = g/(1 + damping) = 3, λ = √(9/0.02) = 21.2, s = x/λ = √0.02, KL = ½s² = δ
     s = math.sqrt(0.02)
     f = info.step_fraction

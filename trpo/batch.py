@@ -1,6 +1,7 @@
 """What flows between the rooms: a `Rollout` as the environments gave it, a `Batch` as the updates take it."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -50,6 +51,17 @@ class Batch(NamedTuple):
     old_parameters: Tensor  # (N, D) of the policy that acted
     advantages: Tensor  # (N,)
     returns: Tensor  # (N,) λ-returns, the critic's targets
+    advantage_scale: float = 1.0  # what the advantages were divided by
+
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """What has a row per sample."""
+        return self[:-1]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Return the batch with a function applied to every column."""
+        mapped: dict[str, Any] = dict(zip(self._fields, map(function, self.columns), strict=False))
+        return self._replace(**mapped)
 
 
 @torch.no_grad()
@@ -75,12 +87,14 @@ def make_batch(agent: Agent, rollout: Rollout, *, gamma: float, lam: float, norm
     check_finite(rollout, values, advantages)
     valid = rollout.valid.flatten()
     observations, advantages = observations[valid], advantages.flatten()[valid]
+    standardized, scale = standardize(advantages) if normalize else (advantages, 1.0)
     return Batch(
         observations=observations,
         actions=rollout.actions.flatten(0, 1)[valid],
         old_parameters=agent.policy(observations),
-        advantages=standardize(advantages) if normalize else advantages,
+        advantages=standardized,
         returns=advantages + values.flatten()[valid],
+        advantage_scale=scale,
     )
 
 
@@ -105,10 +119,13 @@ def check_finite(rollout: Rollout, values: Tensor, advantages: Tensor) -> None:
             )
 
 
-def standardize(advantages: Tensor) -> Tensor:
-    """Return advantages (N,) with zero mean and unit variance over all ranks; all zero where they are all the same."""
+def standardize(advantages: Tensor) -> tuple[Tensor, float]:
+    """Return advantages (N,) with zero mean and unit variance over all ranks, and what they were divided by.
+
+    Where they are all the same they become zeros.
+    """
     _, mean, variance = ranks.moments_of(advantages.unsqueeze(-1))
     std = variance.sqrt()
     if std <= 1e-6 * mean.abs():
-        return torch.zeros_like(advantages)
-    return ((advantages.double() - mean) / std).to(advantages.dtype)
+        return torch.zeros_like(advantages), 1.0
+    return ((advantages.double() - mean) / std).to(advantages.dtype), float(std)

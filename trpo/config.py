@@ -100,7 +100,7 @@ class EnvConfig(Section):
         "sync: one process; async: one each; vector: the environment's own vector entry point; envpool: EnvPool's",
         choices=("sync", "async", "vector", "envpool"),
     )
-    num_envs: int = key(8, "environments stepped together, by all ranks", at_least=1)
+    num_envs: int = key(16, "environments stepped together, by all ranks", at_least=1)
     timeout: float = key(0.0, "seconds an async environment may take for a step or reset; 0: for ever", at_least=0)
     restart_every: int = key(
         0, "steps between restarts of vector and envpool, since which resume replays; 0: ten time limits", at_least=0
@@ -120,8 +120,8 @@ class PolicyConfig(Section):
     path: ClassVar[str] = "policy"
     hidden_sizes: tuple[int, ...] = key((64, 64), "widths of the hidden layers", at_least=1)
     activation: str = key("tanh", "between layers", choices=("tanh", "relu", "elu", "silu"))
-    initial_log_std: float = key(-0.5, "log σ of a Gaussian policy at the start", at_most=5.0)
-    min_log_std: float = key(-5.0, "smooth floor under log σ", at_least=-20.0)
+    initial_log_std: float = key(-1.0, "log σ of a Gaussian policy at the start", at_most=5.0)
+    min_log_std: float = key(-2.3, "smooth floor under log σ", at_least=-20.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,14 +157,17 @@ class TrustRegionConfig(Section):
 
     path: ClassVar[str] = "trust_region"
     max_kl: float = key(
-        0.01, "δ, the bound on the mean joint KL(old ‖ new) of one step, in nats", above=0.0, at_most=100.0
+        0.04, "δ, the bound on the mean joint KL(old ‖ new) of one step, in nats", above=0.0, at_most=100.0
     )
     anneal: float = key(
-        0.0, "share of δ gone, linearly, by the end of run.total_steps; 0: constant", at_least=0.0, at_most=0.99
+        0.9, "share of δ gone, linearly, by the end of run.total_steps; 0: constant", at_least=0.0, at_most=0.99
+    )
+    min_multiplier: float = key(
+        0.01, "λ_min, standard deviations of the return that a nat of KL must buy, or less is spent", at_least=0.0
     )
     cg_iterations: int = key(10, "Fisher products that conjugate gradient may spend", at_least=1)
     cg_tolerance: float = key(1e-3, "stop when ‖g − (F + damping·I)x‖ ≤ tolerance · ‖g‖", at_least=0.0)
-    damping: float = key(0.1, "added to the Fisher matrix's diagonal in the solve", at_least=0.0)
+    damping: float = key(2.0, "added to the Fisher matrix's diagonal in the solve", at_least=0.0)
     max_backtracks: int = key(10, "shorter candidates the line search may try", at_least=0)
     backtrack_factor: float = key(0.8, "least shrinking per backtrack", above=0.0, at_most=0.99)
     fisher: str = key(
@@ -192,7 +195,7 @@ class CriticConfig(Section):
         0.0, "share of the learning rate gone by the end, as of trust_region.anneal", at_least=0.0, at_most=0.99
     )
     epochs: int = key(10, "passes over each batch", at_least=1)
-    minibatch_size: int = key(256, "most samples per Adam step; an epoch is split evenly", at_least=1)
+    minibatch_size: int = key(64, "most samples per Adam step; an epoch is split evenly", at_least=1)
 
     def annealed(self, progress: float) -> CriticConfig:
         """Return the section with learning_rate · (1 − anneal · progress), progress in [0, 1]."""

@@ -166,4 +166,4 @@ def subsample(batch: Batch, fraction: float) -> Batch:
     samples = len(batch.advantages)
     count = max(1, round(fraction * samples))
     rows = torch.arange(count, device=batch.advantages.device) * samples // count
-    return Batch(*(column[rows] for column in batch))
+    return batch.map(lambda column: column[rows])

@@ -54,11 +54,11 @@ class StepInfo(NamedTuple):
     kl_error_relative: float | None = None  # kl_error / kl
     kl_first_order: float | None = None  # ∇K(θ_old)ᵀs: 0
     kl_full_step: float | None = None  # K(θ_old + s)
-    kl_quadratic_full_step: float | None = None  # ½sᵀFs: δ up to rounding
+    kl_quadratic_full_step: float | None = None  # ½sᵀFs: δ up to rounding, or less where λ is its floor
     kl_quadratic_damped: float = 0.0  # ½(fs)ᵀ(F + damping·I)(fs)
     kl_reverse: float = 0.0  # mean KL(π_θ ‖ π_old), nats
     kl_max_state: float = 0.0  # the largest KL(π_old ‖ π_θ) of any one state
-    multiplier: float | None = None  # λ, the Lagrange multiplier: surrogate per nat at the bound
+    multiplier: float | None = None  # λ, the Lagrange multiplier: surrogate per nat at the full step
     step_norm: float = 0.0  # ‖fs‖
     step_fraction: float = 0.0  # f
     backtracks: int = 0  # candidates after the first
@@ -122,17 +122,19 @@ def full_step_figures(
     }
 
 
-def taken_step_figures(search: Search, step: Tensor, gradient: Tensor, config: TrustRegionConfig) -> dict[str, Any]:
-    """Return what the accepted step fs did, exactly and as predicted: ½(fs)ᵀF(fs) = f²δ, as ½sᵀFs = δ."""
+def taken_step_figures(
+    search: Search, step: Tensor, gradient: Tensor, full_quadratic: float, damping: float
+) -> dict[str, Any]:
+    """Return what the accepted step fs did, exactly and as predicted: ½(fs)ᵀF(fs) = f² · ½sᵀFs."""
     fraction, evaluation, _ = search.last
-    quadratic = fraction**2 * config.max_kl
+    quadratic = fraction**2 * full_quadratic
     expected = fraction * dot(gradient, step)
     return {
         **evaluation._asdict(),
         "kl_quadratic": quadratic,
         "kl_error": evaluation.kl - quadratic,
         "kl_error_relative": (evaluation.kl - quadratic) / evaluation.kl if evaluation.kl > 0 else None,
-        "kl_quadratic_damped": quadratic + 0.5 * config.damping * fraction**2 * dot(step, step),
+        "kl_quadratic_damped": quadratic + 0.5 * damping * fraction**2 * dot(step, step),
         "step_norm": fraction * math.sqrt(dot(step, step)),
         "step_fraction": fraction,
         "accepted": True,

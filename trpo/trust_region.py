@@ -2,7 +2,7 @@
 
 1  g = ∇L(θ_old)
 2  x ≈ (F + damping·I)⁻¹ g                      by conjugate gradient
-3  λ = √(xᵀFx / 2δ),  s = x / λ                 the quadratic model of the KL is δ at s
+3  λ = max(√(xᵀFx / 2δ), λ_min),  s = x / λ    the quadratic model of the KL is δ at s, or less
 4  θ = θ_old + fraction · s                     the first fraction whose exact KL ≤ δ and surrogate improves
 """
 
@@ -35,6 +35,9 @@ def trust_region_step(policy: Policy, batch: Batch, config: TrustRegionConfig) -
     damping included, and so spends a part of δ that depends on the damping): the quadratic model then predicts
     exactly δ at the full step, and `kl_error` measures the approximation and nothing else.
 
+    Where a nat of KL buys less than λ_min, the step solves the penalised problem from which section 4 starts,
+    max L − λ_min · KL, which lies inside: a batch in which there is nothing to win does not move the policy.
+
     Args:
         policy: changed in place, on acceptance only.
         batch: its `old_parameters` must be those of `policy` on its `observations`.
@@ -48,7 +51,8 @@ def trust_region_step(policy: Policy, batch: Batch, config: TrustRegionConfig) -
     if outcome := failure(solution, gradient, curvature):
         return StepInfo(outcome, **solved)
 
-    multiplier = math.sqrt(curvature / (2 * config.max_kl))  # λ
+    floor = config.min_multiplier / batch.advantage_scale  # in the units of the surrogate
+    multiplier = max(math.sqrt(curvature / (2 * config.max_kl)), floor)  # λ
     step = solution.x / multiplier  # s
     theta = objective.theta.detach()
     search = line_search(
@@ -61,7 +65,8 @@ def trust_region_step(policy: Policy, batch: Batch, config: TrustRegionConfig) -
     if not search.accepted:
         return StepInfo(REJECTIONS[search.last.verdict], **solved, **full)
     assign(policy, theta + search.last.fraction * step)
-    return StepInfo(Outcome.ACCEPTED, **solved, **full, **taken_step_figures(search, step, gradient, config))
+    taken = taken_step_figures(search, step, gradient, full["kl_quadratic_full_step"], config.damping)
+    return StepInfo(Outcome.ACCEPTED, **solved, **full, **taken)
 
 
 def solve(policy: Policy, batch: Batch, objective: Objective, gradient: Tensor, config: TrustRegionConfig) -> Solution:

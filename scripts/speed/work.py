@@ -36,7 +36,7 @@ def make_work(samples: int, hidden_sizes: tuple[int, ...], device: torch.device)
     actions = policy.distribution.sample(parameters, policy.distribution.noise(samples, generator))
     earned = (actions * observations[:, :ACTION_SIZE]).sum(-1)
     batch = Batch(observations, actions, parameters, (earned - earned.mean()) / earned.std(), returns=earned)
-    return Work(policy.to(device), critic.to(device), Batch(*(column.to(device) for column in batch)))
+    return Work(policy.to(device), critic.to(device), batch.map(lambda column: column.to(device)))
 
 
 @torch.no_grad()

@@ -102,8 +102,8 @@ def test_the_table_of_runs_has_a_row_for_each_with_what_differs(page):
     head, *body = page[1].tables[0]
     assert head[:4] == ["run", "status", "seed", "trust_region.max_kl"]
     assert [row[:4] for row in body] == [
-        ["a0", "finished", "0", "0.01"],
-        ["a1", "finished", "1", "0.01"],
+        ["a0", "finished", "0", "0.04"],
+        ["a1", "finished", "1", "0.04"],
         ["b0", "finished", "0", "0.05"],
         ["b1", "finished", "1", "0.05"],
     ]
@@ -130,7 +130,7 @@ def test_a_row_has_the_figures_of_its_run(page, sweep):
 def test_scores_are_grouped_by_everything_but_the_seed(page, sweep):
     head, *body = page[1].tables[1]
     assert head[:2] == ["configuration", "seeds"]
-    assert [row[:2] for row in body] == [["max_kl=0.01", "2"], ["max_kl=0.05", "2"]]
+    assert [row[:2] for row in body] == [["max_kl=0.04", "2"], ["max_kl=0.05", "2"]]
     for names, row in ((("a0", "a1"), body[0]), (("b0", "b1"), body[1])):
         scores = [summary(sweep / name)["final_evaluation"]["return_mean"] for name in names]
         assert row[2:] == [f"{np.mean(scores):,.1f}", f"{min(scores):,.1f} to {max(scores):,.1f}"]
@@ -140,7 +140,7 @@ def test_what_is_merely_recorded_tells_no_runs_apart(sweep):
     runs = find_runs([sweep])
     assert differing_keys(runs) == ["seed", "trust_region.max_kl"]
     groups = {label: [run.config["seed"] for run in group] for label, group in group_runs(runs).items()}
-    assert groups == {"max_kl=0.01": [0, 1], "max_kl=0.05": [0, 1]}
+    assert groups == {"max_kl=0.04": [0, 1], "max_kl=0.05": [0, 1]}
     assert list(group_runs(runs[:2])) == ["all"]
     assert short_names(runs) == list(RUNS)
     assert short_names(runs[:1]) == ["a0"]

@@ -160,6 +160,6 @@ def test_the_hyperparameters_are_in_the_one_event_file_of_the_run(folder):
     (session,) = [one.session_start_info for one in data if one.HasField("session_start_info")]
     kept = {name: getattr(value, value.WhichOneof("kind")) for name, value in session.hparams.items()}
     assert kept == flat(compose(*yaml.safe_load((run / "overrides.yaml").read_text())))
-    assert (kept["trust_region.max_kl"], kept["run.total_steps"], kept["policy.hidden_sizes"]) == (0.01, 192, "(8,)")
+    assert (kept["trust_region.max_kl"], kept["run.total_steps"], kept["policy.hidden_sizes"]) == (0.04, 192, "(8,)")
     (experiment,) = [one.experiment for one in data if one.HasField("experiment")]
     assert {info.name.tag for info in experiment.metric_infos} == set(SWEEP_METRICS)

@@ -50,7 +50,9 @@ def test_the_error_is_the_difference_between_the_spent_and_the_predicted(metrics
     for row in metrics:
         kl, predicted = row["trust_region/kl"], row["trust_region/kl_quadratic"]
         assert row["trust_region/kl_error"] == kl - predicted
-        assert predicted == pytest.approx(row["trust_region/max_kl"] * row["trust_region/step_fraction"] ** 2)
+        whole = row["trust_region/kl_quadratic_full_step"]
+        assert predicted == pytest.approx(whole * row["trust_region/step_fraction"] ** 2)
+        assert whole <= row["trust_region/max_kl"] * (1 + 1e-6)
 
 
 def test_a_row_is_either_accepted_and_moves_the_policy_or_rejected_and_does_not(metrics):

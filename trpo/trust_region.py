@@ -2,7 +2,7 @@
 
 1  g = ∇L(θ_old)
 2  x ≈ (F + damping·I)⁻¹ g                      by conjugate gradient
-3  λ = max(√(xᵀFx / 2δ), λ_min),  s = x / λ    the quadratic model of the KL is δ at s, or less
+3  λ = max(√(xᵀFx / 2δ), λ_min),  s = x / λ     the quadratic model of the KL is δ at s, or less
 4  θ = θ_old + fraction · s                     the first fraction whose exact KL ≤ δ and surrogate improves
 """
 
@@ -36,7 +36,8 @@ def trust_region_step(policy: Policy, batch: Batch, config: TrustRegionConfig) -
     exactly δ at the full step, and `kl_error` measures the approximation and nothing else.
 
     Where a nat of KL buys less than λ_min, the step solves the penalised problem from which section 4 starts,
-    max L − λ_min · KL, which lies inside: a batch in which there is nothing to win does not move the policy.
+    max L − λ_min · KL, which lies inside: a batch in which there is nothing to win does not move the policy. λ_min is in
+    the units of the advantages times `advantage_scale`; with 0 the step does not depend on any units.
 
     Args:
         policy: changed in place, on acceptance only.

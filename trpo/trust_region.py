@@ -36,8 +36,8 @@ def trust_region_step(policy: Policy, batch: Batch, config: TrustRegionConfig) -
     exactly δ at the full step, and `kl_error` measures the approximation and nothing else.
 
     Where a nat of KL buys less than λ_min, the step solves the penalised problem from which section 4 starts,
-    max L − λ_min · KL, which lies inside: a batch in which there is nothing to win does not move the policy. λ_min is in
-    the units of the advantages times `advantage_scale`; with 0 the step does not depend on any units.
+    max L − λ_min · KL, which lies inside: a batch in which there is nothing to win does not move the policy.
+    λ_min is in the units of the advantages times `advantage_scale`; with 0 the step does not depend on any units.
 
     Args:
         policy: changed in place, on acceptance only.

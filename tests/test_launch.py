@@ -1,5 +1,6 @@
 """Sweeps and directories: one whole run per job, whatever becomes of the others."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tiny_runs import TINY, checkpoints, everything_below, fingerprints, summary
 from trpo import cli
 from trpo.compose import compose_jobs, load_config, register_schema, slug, to_config
 from trpo.config import Config, UserError
+from trpo.launch import concerns_this_rank
 
 
 @pytest.fixture(autouse=True)
@@ -159,3 +161,18 @@ def test_a_slug_is_one_safe_part_of_a_path(text, name):
 def test_the_working_directory_stays(elsewhere):
     train_tiny("run", "run.evaluation_episodes=0")
     assert Path.cwd() == elsewhere
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "said"),
+    [
+        ("trpo.sampling.environments", logging.WARNING, True),  # its own environments: nobody else saw it
+        ("trpo.train", logging.WARNING, False),  # a rejected step is the same everywhere, and the leader says so
+        ("py.warnings", logging.WARNING, False),
+        ("trpo.train", logging.ERROR, True),
+        ("root", logging.CRITICAL, True),
+    ],
+)
+def test_a_follower_says_only_what_the_leader_does_not(name, level, said):
+    record = logging.LogRecord(name, level, __file__, 1, "something", None, None)
+    assert concerns_this_rank(record) is said

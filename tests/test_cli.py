@@ -131,6 +131,7 @@ OUT_OF_RANGE = {
     "trust_region.cg_iterations": st.integers(max_value=0),
     "trust_region.cg_tolerance": st.floats(max_value=-1e-9),
     "trust_region.damping": st.floats(max_value=-1e-9),
+    "trust_region.relative_damping": st.floats(max_value=-1e-9),
     "trust_region.max_backtracks": st.integers(max_value=-1),
     "trust_region.backtrack_factor": st.floats(max_value=0.0) | st.floats(min_value=0.991),
     "trust_region.fisher_fraction": st.floats(max_value=0.0) | st.floats(min_value=1.000001),

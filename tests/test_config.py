@@ -81,6 +81,7 @@ EDGES = [
     (TrustRegionConfig, "cg_iterations", 0, 1, "at least 1"),
     (TrustRegionConfig, "cg_tolerance", -1e-9, 0.0, "at least 0"),
     (TrustRegionConfig, "damping", -1e-9, 0.0, "at least 0"),
+    (TrustRegionConfig, "relative_damping", -1e-9, 0.0, "at least 0"),
     (TrustRegionConfig, "max_backtracks", -1, 0, "at least 0"),
     (TrustRegionConfig, "backtrack_factor", 0.0, 0.01, "above 0 and at most 0.99"),
     (TrustRegionConfig, "backtrack_factor", 1.0, 0.99, "above 0 and at most 0.99"),

@@ -110,6 +110,15 @@ def test_damping_is_what_depends_on_the_letters(policy, batch):
     assert (other - own).norm() > 0.05 * own.norm()
 
 
+def test_damping_by_a_share_of_the_curvature_does_not_depend_on_the_unit_of_the_letters(policy, batch):
+    theta = flatten(policy)
+    in_thousandths = Rewritten(policy, lambda phi: phi / 1000, 1000 * theta)
+    for damped, same in [({"relative_damping": 0.1}, True), ({"damping": 1.0}, False)]:
+        settings = {"max_kl": 1e-2, **EXACT, **damped}
+        other, own = (change_of_parameters(each, batch, **settings) for each in (in_thousandths, policy))
+        assert torch.allclose(other, own, rtol=1e-6, atol=1e-8) is same
+
+
 def test_a_curved_change_of_letters_changes_the_step_in_second_order_alone(policy, batch):
     theta = flatten(policy)
     differences = []

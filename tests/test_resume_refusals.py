@@ -157,6 +157,7 @@ REFUSED = {
     "trust_region.cg_iterations": 3,
     "trust_region.cg_tolerance": 0.5,
     "trust_region.damping": 0.5,
+    "trust_region.relative_damping": 0.5,
     "trust_region.max_backtracks": 1,
     "trust_region.backtrack_factor": 0.5,
     "trust_region.fisher": "hessian",

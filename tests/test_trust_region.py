@@ -54,7 +54,9 @@ def distribution(request):
     return DISTRIBUTIONS[request.param]
 
 
-@pytest.fixture(params=[{}, {"max_kl": 0.3}, {"damping": 1e-3, "fisher": "hessian", "micro_batch": 7}])
+@pytest.fixture(
+    params=[{}, {"max_kl": 0.3, "relative_damping": 0.5}, {"damping": 1e-3, "fisher": "hessian", "micro_batch": 7}]
+)
 def taken(request, distribution):
     return take(distribution, **request.param)
 
@@ -73,8 +75,8 @@ def test_divergences_and_improvement_are_those_of_torch_distributions(taken):
 
 def test_predicted_divergences_are_those_of_the_dense_fisher_matrix(taken):
     quadratic = (0.5 * taken.step @ taken.fisher() @ taken.step).item()
-    damped = quadratic + (0.5 * taken.config.damping * taken.step @ taken.step).item()
     info = taken.info
+    damped = quadratic + (0.5 * info.damping * taken.step @ taken.step).item()
     assert info.kl_quadratic == pytest.approx(quadratic, rel=1e-9)
     assert info.kl_quadratic_damped == pytest.approx(damped, rel=1e-9)
     assert info.kl_quadratic_full_step == pytest.approx(info.max_kl, rel=1e-12)
@@ -102,17 +104,18 @@ def test_the_step_is_the_reported_fraction_of_the_full_one(taken):
     assert (info.step_fraction == 1.0) is (info.backtracks == 0) is (kl <= info.max_kl)
 
 
-def test_solve_gives_the_solution_of_the_damped_dense_system(distribution):
+@pytest.mark.parametrize("relative_damping", [0.0, 0.03])
+def test_solve_gives_the_solution_of_the_damped_dense_system(distribution, relative_damping):
     policy = random_policy(distribution)
     batch = random_batch(policy, samples=SAMPLES)
-    config = TrustRegionConfig(damping=0.05, **CONVERGED)
+    config = TrustRegionConfig(damping=0.05, relative_damping=relative_damping, **CONVERGED)
     objective = Objective(policy, batch)
     g = objective.gradient()
     F = oracles.dense_fisher(policy, flatten(policy), batch.observations)
-    x = solve(policy, batch, objective, g, config).x
-    torch.testing.assert_close(
-        x, torch.linalg.solve(F + 0.05 * torch.eye(len(F), dtype=F.dtype), g), rtol=1e-8, atol=1e-10
-    )
+    solution, damping = solve(policy, batch, objective, g, config)
+    assert damping == pytest.approx(0.05 + relative_damping * (g @ F @ g / (g @ g)).item(), rel=1e-9)
+    dense = torch.linalg.solve(F + damping * torch.eye(len(F), dtype=F.dtype), g)
+    torch.testing.assert_close(solution.x, dense, rtol=1e-8, atol=1e-10)
 
 
 def test_solver_figures_are_those_of_the_dense_system(distribution):
@@ -232,16 +235,19 @@ def test_zeroth_and_first_order_terms_see_statistics_that_moved_since_the_action
     advantage_scale=st.sampled_from([1e-6, 1.0, 1e6]),
     max_kl=st.sampled_from([1e-5, 1e-2, 1.0]),
     damping=st.sampled_from([0.0, 1e-4, 0.1]),
+    relative_damping=st.sampled_from([0.0, 0.01, 10.0]),
     max_backtracks=st.integers(0, 3),
 )
 def test_either_the_bound_holds_or_no_bit_of_theta_has_moved(
-    name, dtype, samples, seed, advantage_scale, max_kl, damping, max_backtracks
+    name, dtype, samples, seed, advantage_scale, max_kl, damping, relative_damping, max_backtracks
 ):
     policy = random_policy(DISTRIBUTIONS[name], seed=seed, dtype=dtype)
     batch = random_batch(policy, samples=samples, seed=seed)
     batch = batch._replace(advantages=advantage_scale * batch.advantages)
     before = flatten(policy)
-    config = TrustRegionConfig(max_kl=max_kl, damping=damping, max_backtracks=max_backtracks)
+    config = TrustRegionConfig(
+        max_kl=max_kl, damping=damping, relative_damping=relative_damping, max_backtracks=max_backtracks
+    )
     info = trust_region_step(policy, batch, config)
     assert all(math.isfinite(value) for value in info.figures().values())
     assert info.accepted is (info.outcome is Outcome.ACCEPTED)

@@ -66,7 +66,7 @@ def profile_step(policy: Policy, batch: Batch, step: StepInfo, config: TrustRegi
             for candidate in step.search.candidates
         ],
         cg_residuals=step.solution.residuals,
-        curvatures=(ritz_values(step.solution) - config.damping).tolist(),
+        curvatures=(ritz_values(step.solution) - (step.damping or 0.0)).tolist(),
     )
 
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from trpo.config import TrustRegionConfig
 from trpo.numerics.conjugate_gradient import Solution, dot, ritz_values
 from trpo.numerics.line_search import Search, Verdict
 from trpo.objective import Objective
@@ -67,6 +66,7 @@ class StepInfo(NamedTuple):
     improvement: float = 0.0  # L(θ) − L(θ_old), exact
     improvement_ratio: float | None = None  # improvement / expected_improvement
     cg_iterations: int = 0
+    damping: float | None = None  # added to F in the solve, the share of the curvature included
     cg_residual: float | None = None  # ‖g − (F + damping·I)x‖ / ‖g‖
     curvature_max: float | None = None  # largest Ritz value minus the damping
     curvature_min: float | None = None  # smallest Ritz value minus the damping
@@ -82,12 +82,12 @@ class StepInfo(NamedTuple):
 
 
 def solver_figures(
-    objective: Objective, gradient: Tensor, solution: Solution, config: TrustRegionConfig
+    objective: Objective, gradient: Tensor, solution: Solution, damping: float, max_kl: float
 ) -> dict[str, Any]:
     """Return what is known before the line search: all there is, if there is no step."""
     norm = math.sqrt(dot(gradient, gradient))
     figures = {
-        "max_kl": config.max_kl,
+        "max_kl": max_kl,
         "gradient_norm": norm if math.isfinite(norm) else None,
         "cg_iterations": solution.iterations,
         "theta": objective.theta.detach(),
@@ -98,9 +98,10 @@ def solver_figures(
         return figures
     curvatures = ritz_values(solution)
     return figures | {
+        "damping": damping,
         "cg_residual": solution.residuals[-1],
-        "curvature_max": float(curvatures[-1]) - config.damping,
-        "curvature_min": float(curvatures[0]) - config.damping,
+        "curvature_max": float(curvatures[-1]) - damping,
+        "curvature_min": float(curvatures[0]) - damping,
     }
 
 

@@ -21,7 +21,7 @@ TRUST_REGION = {
     *("kl", "kl_quadratic", "kl_error", "kl_error_relative", "kl_zeroth_order", "kl_first_order", "kl_full_step"),
     *("kl_quadratic_full_step", "kl_quadratic_damped", "kl_reverse", "kl_max_state", "max_kl", "multiplier"),
     *("gradient_norm", "step_norm", "step_fraction", "backtracks", "accepted", "expected_improvement"),
-    *("improvement", "improvement_ratio", "cg_iterations", "cg_residual", "curvature_max", "curvature_min"),
+    *("improvement", "improvement_ratio", "cg_iterations", "damping", "cg_residual", "curvature_max", "curvature_min"),
     "normalizer_kl",
 }
 SOMETIMES = {

@@ -102,8 +102,8 @@ def draw(results: Results, contestants: Sequence[str], tasks: Sequence[str], fil
         axes.set_visible(False)
     for axes, task in zip(grid.flat, chosen, strict=False):
         draw_task(axes, results, contestants, task)
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=len(labels), frameon=False)
+    lines = {line.get_label(): line for axes in grid.flat for line in axes.get_legend_handles_labels()[0]}
+    figure.legend(lines.values(), lines.keys(), loc="lower center", ncol=len(lines), frameon=False)
     figure.tight_layout(rect=(0, 0.1 / rows, 1, 1))
     figure.savefig(file, dpi=110)
     plt.close(figure)

@@ -105,6 +105,14 @@ def test_table_says_what_is_reached(tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
+def test_figure_names_everybody_who_is_in_it(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(tables.plt, "close", figures.append)
+    runs = [scores(task="hopper"), scores(PEER, "ant")]
+    tables.draw(estimates.summarise_all(runs), [OURS, PEER], ["hopper", "ant"], tmp_path / "figure.png")
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [OURS, PEER]
+
+
 REACHED = {"hopper": 3372.0, "walker2d": 4501.9, "ant": 901.0, "inverted_pendulum": 1000.0, "Pusher-v5": -30.0}
 
 

@@ -10,6 +10,7 @@ from learning import contest, estimates, score, tables, targets, work
 from learning.contest import OURS, PEER, Job
 
 from trpo.compose import compose_jobs, register_schema, to_config
+from trpo.sampling.making import check_environment
 
 
 def scores(contestant=OURS, task="hopper", seed=0, curve=((30, 1.0), (60, 2.0)), deterministic=5.0, training=3.0):
@@ -83,6 +84,7 @@ def test_every_run_is_a_valid_command(task, tmp_path):
     job = Job(OURS, task, 3, tmp_path / "run", ("trust_region.max_kl=0.03",))
     config = to_config(compose_jobs(contest.training_arguments(job), None, multirun=False)[0])
     assert config.env.id == contest.env_id(task)
+    check_environment(config.env)  # a version that Gymnasium has withdrawn, for instance, can be composed
     assert (config.seed, config.trust_region.max_kl, config.run.evaluation_episodes) == (3, 0.03, 20)
     assert config.run.total_steps <= targets.TARGETS.get(task, targets.Target(0, "c", "")).steps
 

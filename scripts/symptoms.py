@@ -20,6 +20,7 @@ COMMON = (
     *("task=hopper", "seed=11", "run.total_steps=100_000", "run.evaluation_episodes=0", "record.profile_every=0"),
     # A textbook run: the defaults are chosen for returns and hide some of this.
     *("trust_region.max_kl=0.01", "trust_region.anneal=0", "trust_region.min_multiplier=0", "trust_region.damping=0.1"),
+    "trust_region.relative_damping=0",
     *("policy.initial_log_std=-0.5", "policy.min_log_std=-5", "critic.minibatch_size=256", "env.num_envs=8"),
 )
 

@@ -19,6 +19,7 @@ from trpo.trust_region import Outcome, solve, trust_region_step
 
 SAMPLES = 60
 CONVERGED = {"cg_iterations": 200, "cg_tolerance": 1e-12}
+UNDAMPED = {"damping": 0.0, "relative_damping": 0.0}
 MAX_KL = 0.01
 
 
@@ -45,7 +46,7 @@ class Taken:
 
 def take(distribution, **config):
     policy = random_policy(distribution)
-    settings = {"max_kl": MAX_KL, "damping": 0.1, "min_multiplier": 0.0} | config
+    settings = {"max_kl": MAX_KL, "damping": 0.1, "relative_damping": 0.0, "min_multiplier": 0.0} | config
     return Taken(policy, random_batch(policy, samples=SAMPLES), TrustRegionConfig(**settings))
 
 
@@ -131,7 +132,7 @@ def test_solver_figures_are_those_of_the_dense_system(distribution):
 
 
 def test_multiplier_is_the_lagrange_multiplier_of_the_undamped_dense_problem():
-    taken = take(DiagonalGaussian(2), damping=0.0, **CONVERGED)
+    taken = take(DiagonalGaussian(2), **UNDAMPED, **CONVERGED)
     F, g = taken.fisher(), taken.gradient()
     natural = torch.linalg.solve(F, g)
     assert taken.info.solution.stop is Stop.CONVERGED
@@ -150,9 +151,9 @@ def test_the_full_step_predicts_the_whole_bound_whatever_the_damping(distributio
 
 def test_a_nat_that_buys_too_little_is_not_spent():
     """The optimum of gᵀs − λ_min ½sᵀFs, which lies inside the bound, in closed form."""
-    free = take(DiagonalGaussian(2), damping=0.0, **CONVERGED).info
+    free = take(DiagonalGaussian(2), **UNDAMPED, **CONVERGED).info
     least = 3 * free.multiplier
-    taken = take(DiagonalGaussian(2), damping=0.0, min_multiplier=least, **CONVERGED)
+    taken = take(DiagonalGaussian(2), **UNDAMPED, min_multiplier=least, **CONVERGED)
     F, g = taken.fisher(), taken.gradient()
     torch.testing.assert_close(taken.step, torch.linalg.solve(F, g) / least, rtol=1e-5, atol=1e-8)
     assert taken.info.multiplier == pytest.approx(least)
@@ -170,7 +171,7 @@ def test_a_floor_under_the_multiplier_that_is_not_reached_changes_no_bit(distrib
 @pytest.mark.parametrize("scale", [1e-3, 20.0])
 def test_the_floor_is_in_the_units_that_the_advantages_had_before_they_were_scaled(scale):
     """So the step does not depend on whether they were."""
-    config = TrustRegionConfig(max_kl=1e-3, damping=0.0, min_multiplier=50.0, **CONVERGED)
+    config = TrustRegionConfig(max_kl=1e-3, **UNDAMPED, min_multiplier=50.0, **CONVERGED)
     policy, other = random_policy(DiagonalGaussian(2)), random_policy(DiagonalGaussian(2))
     batch = random_batch(policy, samples=SAMPLES)
     scaled = batch._replace(advantages=batch.advantages / scale, advantage_scale=scale)
@@ -185,7 +186,8 @@ def test_a_fisher_fraction_serves_the_solve_alone(distribution):
     batch = random_batch(whole, samples=SAMPLES)
     F = oracles.dense_fisher(whole, flatten(whole), batch.observations)
     F_part = oracles.dense_fisher(whole, flatten(whole), batch.observations[::4])
-    taken = Taken(whole, batch, TrustRegionConfig(max_kl=MAX_KL, damping=0.1, fisher_fraction=0.25, **CONVERGED))
+    config = {"max_kl": MAX_KL, "damping": 0.1, "relative_damping": 0.0, "fisher_fraction": 0.25}
+    taken = Taken(whole, batch, TrustRegionConfig(**config, **CONVERGED))
     x = torch.linalg.solve(F_part + 0.1 * torch.eye(len(F), dtype=F.dtype), taken.gradient())
     torch.testing.assert_close(taken.info.solution.x, x, rtol=1e-8, atol=1e-10)
     assert taken.info.kl_quadratic == pytest.approx((0.5 * taken.step @ F @ taken.step).item(), rel=1e-9)

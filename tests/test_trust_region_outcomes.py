@@ -235,7 +235,9 @@ def test_a_broken_bound_is_mended_by_one_backtrack():
 def test_one_sample_of_a_standard_normal_by_hand():
     policy = standard_normal()
     info = trust_region_step(
-        policy, one_state(policy, action=3.0, advantage=2.0), TrustRegionConfig(max_kl=0.01, damping=1.0)
+        policy,
+        one_state(policy, action=3.0, advantage=2.0),
+        TrustRegionConfig(max_kl=0.01, damping=1.0, relative_damping=0.0),
     )
     # g = Âa = 6, F = 1, x = g/(1 + damping) = 3, λ = √(9/0.02) = 21.2, s = x/λ = √0.02, KL = ½s² = δ
     s = math.sqrt(0.02)

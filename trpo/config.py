@@ -167,8 +167,8 @@ class TrustRegionConfig(Section):
     )
     cg_iterations: int = key(10, "Fisher products that conjugate gradient may spend", at_least=1)
     cg_tolerance: float = key(1e-3, "stop when ‖g − (F + damping·I)x‖ ≤ tolerance · ‖g‖", at_least=0.0)
-    damping: float = key(2.0, "added to the Fisher matrix's diagonal in the solve", at_least=0.0)
-    relative_damping: float = key(0.0, "share of gᵀFg / gᵀg, the curvature along g, added to damping", at_least=0.0)
+    damping: float = key(0.0, "added to the Fisher matrix's diagonal in the solve", at_least=0.0)
+    relative_damping: float = key(0.03, "share of gᵀFg / gᵀg, the curvature along g, added to damping", at_least=0.0)
     max_backtracks: int = key(10, "shorter candidates the line search may try", at_least=0)
     backtrack_factor: float = key(0.8, "least shrinking per backtrack", above=0.0, at_most=0.99)
     fisher: str = key(

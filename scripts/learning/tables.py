@@ -48,6 +48,8 @@ def verdict(results: Results, contestant: str, task: str) -> str:
     target = target_of(results, task)
     if target is None or target.score is None:
         return "–"
+    if contestant == PEER and TARGETS[task].score is None:
+        return f"{number(target.score)} ({target.protocol}) · its own"
     result = results[contestant, task]
     found = result.estimates.get(target.protocol)
     if result.env_steps > ROUNDING * target.steps:

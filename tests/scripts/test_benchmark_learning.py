@@ -103,6 +103,7 @@ def test_table_says_what_is_reached(tmp_path):
     assert "3,372 ± 0" in lines[2]
     late = estimates.summarise_all([run | {"env_steps": 1_006_000} for run in runs])
     assert "3,372 (c) · too many steps" in tables.against_targets(late, OURS, list(REACHED))
+    assert "900 (c) · its own" in tables.write_table(results, PEER, ["ant"])
     tables.draw(results, [OURS, PEER], list(REACHED), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 

@@ -123,7 +123,7 @@ def config(env_id="CartPole-v1", backend="sync"):
     """Five environments, which no number of ranks here divides; 40 steps; 3 epochs of 4 minibatches."""
     return Config(
         env=EnvConfig(id=env_id, num_envs=5, backend=backend),
-        policy=PolicyConfig(hidden_sizes=(8,)),
+        policy=PolicyConfig(hidden_sizes=(8,), noise_correlation=0.8 if env_id == "Pendulum-v1" else 0.0),
         critic=CriticConfig(hidden_sizes=(8,), epochs=3, minibatch_size=10),
         record=RecordConfig(progress=False),
         run=RunConfig(steps_per_iteration=40, evaluation_episodes=3),

@@ -72,6 +72,8 @@ EDGES = [
     (PolicyConfig, "initial_log_std", 5.1, 5.0, "at most 5"),
     (PolicyConfig, "initial_log_std", -2.3, -2.2, "above policy.min_log_std"),
     (PolicyConfig, "min_log_std", -20.1, -20.0, "at least -20"),
+    (PolicyConfig, "noise_correlation", -0.1, 0.0, "at least 0 and at most 0.99"),
+    (PolicyConfig, "noise_correlation", 1.0, 0.99, "at least 0 and at most 0.99"),
     (AdvantageConfig, "gamma", -0.1, 0.0, "at least 0 and at most 1"),
     (AdvantageConfig, "gamma", 1.1, 1.0, "at least 0 and at most 1"),
     (AdvantageConfig, "lam", -0.1, 0.0, "at least 0 and at most 1"),

@@ -30,6 +30,7 @@ LEARNED = {
     "policy.activation": ["policy.activation=relu"],
     "policy.initial_log_std": ["policy.initial_log_std=0.0"],
     "policy.min_log_std": ["policy.min_log_std=-1.5"],
+    "policy.noise_correlation": ["policy.noise_correlation=0.5"],
     "normalize.observations": ["normalize.observations=false"],
     "normalize.rewards": ["normalize.rewards=false"],
     "normalize.advantages": ["normalize.advantages=false"],

@@ -29,6 +29,7 @@ PROBLEMS = {
     "EnvPool": ["env.id=HalfCheetah-v5", "env.backend=envpool"],
     "EnvPool with restarts": ["env.id=CartPole-v1", "env.backend=envpool", "env.restart_every=50"],
     "MuJoCo": ["env.id=HalfCheetah-v5"],
+    "correlated noise": ["env.id=Pendulum-v1", "policy.noise_correlation=0.8"],
     "MuJoCo in processes": ["env.id=Hopper-v5", "env.backend=async"],
     "discrete observations": ["env.id=FrozenLake-v1"],  # slippery: it draws numbers at every step
     "episodes of one step": ["env.id=probes:Drawn-v0"],

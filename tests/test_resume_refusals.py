@@ -146,6 +146,7 @@ REFUSED = {
     "policy.activation": "relu",
     "policy.initial_log_std": 0.0,
     "policy.min_log_std": -4.0,
+    "policy.noise_correlation": 0.5,
     "normalize.observations": False,
     "normalize.rewards": False,
     "normalize.advantages": False,

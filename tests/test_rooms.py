@@ -48,7 +48,10 @@ ALLOWED = {
     ),
     "resume": (("config", "keys", "record"), ()),
     "compose": (("config", "keys"), ("hydra", "omegaconf")),
-    "launch": (("compose", "config", "device", "ranks", "record", "resume", "run", "sampling"), ("hydra", "omegaconf")),
+    "launch": (
+        ("compose", "config", "device", "ranks", "record", "resume", "run", "sampling", "train"),
+        ("hydra", "omegaconf"),
+    ),
     "cli": (("compose", "config", "keys", "launch", "models", "record", "sampling", "train"), ("numpy",)),
     "__main__": (("cli",), ()),
     "__init__": (("batch", "config", "critic", "models", "numerics", "step_info", "trust_region"), ()),

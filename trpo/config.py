@@ -122,6 +122,7 @@ class PolicyConfig(Section):
     activation: str = key("tanh", "between layers", choices=("tanh", "relu", "elu", "silu"))
     initial_log_std: float = key(-1.0, "log σ of a Gaussian policy at the start", at_most=5.0)
     min_log_std: float = key(-2.3, "smooth floor under log σ", at_least=-20.0)
+    noise_correlation: float = key(0.0, "of a Gaussian's noise with the step before", at_least=0.0, at_most=0.99)
 
     def __post_init__(self) -> None:
         super().__post_init__()

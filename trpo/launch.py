@@ -28,6 +28,7 @@ from trpo.record import checkpoint, run_directory
 from trpo.resume import AUTO, Composed, Plan, plan_job
 from trpo.run import train
 from trpo.sampling.making import check_environment
+from trpo.train import agent_for
 
 SHOW_ONLY = ("cfg", "info", "hydra_help", "shell_completion")  # flags with which nothing is trained
 
@@ -126,7 +127,7 @@ def resumed_directory(overrides: list[str]) -> Path | None:
 def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
     """Return the plan of every job.
 
-    Raises `UserError` if any cannot start: range, device, environment, spaces, directory, what it resumes, ranks.
+    Raises `UserError` if any cannot start: range, device, environment, spaces, policy, directory, resumption, ranks.
     """
     if multirun and ranks.count() > 1:
         raise UserError("-m starts a process for each job: run it without torchrun, or one job at a time with it")
@@ -143,9 +144,9 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
             continue
         check_ranks(plan, directory)
         resolve_device(plan.config)
-        if (environment := repr(plan.config.env)) not in seen:
-            check_environment(plan.config.env)
-            seen.add(environment)
+        if (parts := repr((plan.config.env, plan.config.policy))) not in seen:
+            agent_for(plan.config, check_environment(plan.config.env))
+            seen.add(parts)
         if not plan.resume:
             run_directory.check_free(directory)
     return plans

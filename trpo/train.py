@@ -68,6 +68,7 @@ class Trainer:
             self.environments,
             steps=-(-config.run.steps_per_iteration // config.env.num_envs),
             generator=seeds.generator(config.seed, seeds.Role.ACTIONS, device=self.device),
+            noise_correlation=config.policy.noise_correlation,
         )
         # The discounted returns of the episodes under way (B,), for the reward scale.
         self.discounted = torch.zeros(self.environments.num_envs, dtype=torch.float64)

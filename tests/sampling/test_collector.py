@@ -2,6 +2,7 @@ import gymnasium
 import numpy as np
 import probes
 import pytest
+import scipy.signal
 import torch
 
 from trpo import seeds
@@ -215,6 +216,54 @@ def test_sampled_actions_come_from_the_collectors_generator():
         environments.close()
     assert torch.equal(actions[0], actions[1])
     assert not torch.equal(actions[0], actions[2])
+
+
+def collect_noise(*, rho, steps, generator_seed=0, state=None):
+    """Return the noise (T, B) that an agent with mean 0 and σ = 1 acts by, and the collector's state after it."""
+    config = Config(env=EnvConfig(id="Counting-v0", num_envs=ENVS), policy=PolicyConfig(initial_log_std=0.0))
+    agent = make_agent(config, observation_size=6, one_hot=False, distribution=DiagonalGaussian(1))
+    torch.nn.init.zeros_(agent.policy.network[-1].weight)
+    environments = Environments(config.env, seed=0)
+    generator = torch.Generator().manual_seed(generator_seed)
+    collector = Collector(environments, steps=steps, generator=generator, noise_correlation=rho)
+    if state is not None:
+        collector.restore(state)
+    rollout, after = collector.collect(agent), collector.state()
+    environments.close()
+    return rollout.actions.squeeze(-1), after
+
+
+@pytest.mark.parametrize("rho", [0.5, 0.9])
+def test_correlated_noise_is_the_filtered_white_noise(rho):
+    white = collect_noise(rho=0.0, steps=50)[0].double().numpy()
+    forced = np.vstack([white[:1], np.sqrt(1 - rho**2) * white[1:]])
+    filtered = scipy.signal.lfilter([1.0], [1.0, -rho], forced, axis=0)
+    np.testing.assert_allclose(collect_noise(rho=rho, steps=50)[0], filtered, atol=2e-6)
+
+
+def test_correlated_noise_is_standard_normal_at_every_step():
+    rho, steps = 0.8, 20_000
+    noise = collect_noise(rho=rho, steps=steps)[0].double()
+    # Correlated samples count for less: by (1 − ρ)/(1 + ρ) in a mean, by that of ρ² in a mean of squares. Five errors.
+    independent = [steps * ENVS * (1 - r) / (1 + r) for r in (rho, rho**2)]
+    assert abs(noise.mean()) < 5 / independent[0] ** 0.5
+    assert abs(noise.var() - 1) < 5 * (2 / independent[1]) ** 0.5
+    assert abs((noise[3:] * noise[:-3]).mean() - rho**3) < 0.05
+    assert abs((noise[:, 0] * noise[:, 1]).mean()) < 0.05  # every environment has its own
+
+
+def test_correlated_noise_goes_on_from_a_saved_state():
+    whole, _ = collect_noise(rho=0.8, steps=20)
+    first, state = collect_noise(rho=0.8, steps=8)
+    second, _ = collect_noise(rho=0.8, steps=12, generator_seed=1, state=state)
+    assert torch.equal(torch.cat([first, second]), whole)
+
+
+def test_a_state_from_before_there_was_a_correlation_is_taken():
+    first, state = collect_noise(rho=0.0, steps=8)
+    del state["noise"]
+    second, _ = collect_noise(rho=0.0, steps=12, generator_seed=1, state=state)
+    assert torch.equal(torch.cat([first, second]), collect_noise(rho=0.0, steps=20)[0])
 
 
 def test_collecting_leaves_the_number_of_torch_threads_as_it_was(collect):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trpo import seeds
-from trpo.config import Config, PolicyConfig
+from trpo.config import Config, PolicyConfig, UserError
 from trpo.models.distributions import DiagonalGaussian, Distribution
 from trpo.models.networks import Critic, GaussianPolicy, LogitPolicy, Policy
 from trpo.models.normalizer import ObservationNormalizer, RewardScale
@@ -74,7 +74,7 @@ def make_agent(config: Config, *, observation_size: int, one_hot: bool, distribu
 def make_policy(
     config: PolicyConfig, observation_size: int, distribution: Distribution, generator: torch.Generator
 ) -> Policy:
-    """Return the policy that goes with a distribution."""
+    """Return the policy that goes with a distribution. Raises `UserError` for what only another one has."""
     if isinstance(distribution, DiagonalGaussian):
         return GaussianPolicy(
             observation_size,
@@ -85,6 +85,8 @@ def make_policy(
             min_log_std=config.min_log_std,
             generator=generator,
         )
+    if config.noise_correlation:
+        raise UserError("policy.noise_correlation must be 0 here: only continuous actions have Gaussian noise")
     return LogitPolicy(
         observation_size,
         distribution,

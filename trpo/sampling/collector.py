@@ -1,5 +1,6 @@
 """Rollouts: the policy acts, nothing else happens."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,10 +28,14 @@ def single_thread() -> Iterator[None]:
 class Collector:
     """Steps environments with a policy and keeps count of their episodes, across rollouts."""
 
-    def __init__(self, environments: Environments, *, steps: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, environments: Environments, *, steps: int, generator: torch.Generator, noise_correlation: float = 0.0
+    ) -> None:
         self.environments = environments
         self.steps = steps  # T
         self.generator = generator
+        self.noise_correlation = noise_correlation  # ρ
+        self.noise: Tensor | None = None  # ε of the last step, if it matters for the next
         self.returns = np.zeros(environments.num_envs)  # raw, of the episodes under way
         self.lengths = np.zeros(environments.num_envs, dtype=np.int64)
 
@@ -69,9 +74,16 @@ class Collector:
         )
 
     def _noise(self, agent: Agent) -> Tensor:
-        """Draw for the environments of all ranks and return the rows of ours: they are the same on any rank."""
-        numbers = self.environments.numbers
+        """Draw for the environments of all ranks and return the rows of ours: they are the same on any rank.
+
+        With a correlation, ε ← ρε + √(1 − ρ²)ξ, ξ drawn anew, on through the ends of episodes. Each ε is standard
+        normal, so log-probs and KL stay those of the policy; the gradient overlooks what a state tells about ε
+        (Hollenstein, Martius and Piater 2023, arXiv:2312.11091, likewise, with other spectra).
+        """
+        numbers, rho = self.environments.numbers, self.noise_correlation
         noise = agent.policy.distribution.noise(self.environments.config.num_envs, self.generator)
+        if rho:
+            noise = self.noise = noise if self.noise is None else rho * self.noise + math.sqrt(1 - rho**2) * noise
         return noise[numbers.start : numbers.stop]
 
     def state(self) -> dict[str, Any]:
@@ -79,6 +91,7 @@ class Collector:
         return {
             "environments": self.environments.state(),
             "generator": self.generator.get_state(),
+            "noise": self.noise,
             "returns": torch.from_numpy(self.returns.copy()),
             "lengths": torch.from_numpy(self.lengths.copy()),
         }
@@ -86,6 +99,8 @@ class Collector:
     def restore(self, state: dict[str, Any]) -> bool:
         """Go back to a saved state; return whether the environments could be brought there to the bit."""
         self.generator.set_state(state["generator"])
+        noise = state.get("noise")  # older checkpoints have none
+        self.noise = None if noise is None else noise.to(self.generator.device)
         self.returns, self.lengths = state["returns"].numpy().copy(), state["lengths"].numpy().copy()
         return self.environments.restore(state["environments"])
 

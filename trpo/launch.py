@@ -27,6 +27,7 @@ from trpo.device import resolve_device
 from trpo.record import checkpoint, run_directory
 from trpo.resume import AUTO, Composed, Plan, plan_job
 from trpo.run import train
+from trpo.sampling.interface import Interface
 from trpo.sampling.making import check_environment
 from trpo.train import agent_for
 
@@ -132,21 +133,20 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
     if multirun and ranks.count() > 1:
         raise UserError("-m starts a process for each job: run it without torchrun, or one job at a time with it")
     plans: list[Plan] = []
-    seen: set[str] = set()
+    interfaces: dict[str, Interface] = {}
     taken: dict[Path, int] = {}
     for number, job in enumerate(jobs):
         directory = job_directory(job, number, jobs[0] if multirun else None)
         if taken.setdefault(directory.resolve(), number) != number:
             raise UserError(f"jobs {taken[directory.resolve()]} and {number} would share {directory}")
-        plan = plan_job(as_typed(job, job.hydra.overrides.task), directory, load_config)
-        plans.append(plan)
+        plans.append(plan := plan_job(as_typed(job, job.hydra.overrides.task), directory, load_config))
         if plan.finished:
             continue
         check_ranks(plan, directory)
         resolve_device(plan.config)
-        if (parts := repr((plan.config.env, plan.config.policy))) not in seen:
-            agent_for(plan.config, check_environment(plan.config.env))
-            seen.add(parts)
+        if (environment := repr(plan.config.env)) not in interfaces:
+            interfaces[environment] = check_environment(plan.config.env)
+        agent_for(plan.config, interfaces[environment])  # refuses what does not go with the actions
         if not plan.resume:
             run_directory.check_free(directory)
     return plans

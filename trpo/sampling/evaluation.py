@@ -43,7 +43,7 @@ def evaluate(
     stochastic: bool = False,
     video: Path | None = None,
 ) -> Evaluation:
-    """Return the outcome of whole episodes of the agent's mode, or of its samples if `stochastic`.
+    """Return the outcome of whole episodes of the agent's mode, or of independent samples if `stochastic`.
 
     Nothing of the training is touched: no statistics, no environment, no generator. Episode i of evaluation
     `number` starts from a seed of its own, whichever others run, and however many side by side. With `video`,

@@ -39,8 +39,8 @@ class DictActions(Broken):
     action_space = spaces.Dict({"steer": spaces.Discrete(3)})
 
 
-class DictObservations(Broken):
-    observation_space = spaces.Dict({"speed": spaces.Box(-1.0, 1.0, (1,))})
+class TextObservations(Broken):
+    observation_space = spaces.Dict({"name": spaces.Text(8), "speeds": spaces.Sequence(spaces.Box(-1.0, 1.0, (1,)))})
 
 
 gymnasium.register("NaNReward-v0", Broken, kwargs={"fault": "reward"})
@@ -48,4 +48,4 @@ gymnasium.register("InfiniteReward-v0", Broken, kwargs={"fault": "infinite rewar
 gymnasium.register("NaNObservation-v0", Broken, kwargs={"fault": "observation"})
 gymnasium.register("Raising-v0", Broken, kwargs={"fault": "raise"})
 gymnasium.register("DictActions-v0", DictActions, kwargs={"fault": "none"})
-gymnasium.register("DictObservations-v0", DictObservations, kwargs={"fault": "none"})
+gymnasium.register("TextObservations-v0", TextObservations, kwargs={"fault": "none"})

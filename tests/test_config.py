@@ -78,7 +78,7 @@ EDGES = [
     (AdvantageConfig, "gamma", 1.1, 1.0, "at least 0 and at most 1"),
     (AdvantageConfig, "lam", -0.1, 0.0, "at least 0 and at most 1"),
     (AdvantageConfig, "lam", 1.1, 1.0, "at least 0 and at most 1"),
-    (TrustRegionConfig, "max_kl", 0.0, 1e-12, "above 0"),
+    (TrustRegionConfig, "max_kl", -1e-12, 0.0, "at least 0 and at most 100"),
     (TrustRegionConfig, "min_multiplier", -1e-9, 0.0, "at least 0"),
     (TrustRegionConfig, "cg_iterations", 0, 1, "at least 1"),
     (TrustRegionConfig, "cg_tolerance", -1e-9, 0.0, "at least 0"),
@@ -128,4 +128,4 @@ def test_every_key_has_a_line_of_help():
 
 
 def test_a_configuration_is_plain_data():
-    assert json.loads(json.dumps(dataclasses.asdict(Config())))["trust_region"]["max_kl"] == 0.04
+    assert json.loads(json.dumps(dataclasses.asdict(Config())))["trust_region"]["max_kl"] == 0.0

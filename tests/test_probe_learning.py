@@ -126,6 +126,10 @@ OBSERVATIONS = [
     spaces.Box(-1, 1, (), np.float32),
     spaces.Discrete(4),
     spaces.Discrete(4, start=3),
+    spaces.MultiDiscrete([2, 3]),
+    spaces.MultiBinary(3),
+    spaces.Tuple([spaces.Discrete(2), BOX]),
+    spaces.Dict({"speed": BOX, "goal": spaces.Dict({"reached": spaces.Discrete(2)})}),
 ]
 ACTIONS = [
     spaces.Discrete(3),
@@ -177,6 +181,15 @@ def test_statistics_and_counts_see_steps_only(backend):
     # `over` is 1 in the rows that resets take, and only there.
     assert normalizer.moments.mean[probes.OVER] == 0
     assert normalizer.moments.mean[probes.CLOCK] > 0
+
+
+def test_one_hot_observations_have_no_statistics_that_could_move_the_policy():
+    config = config_for("Endless-v0", normalize=NormalizeConfig(rewards=False))
+    with closing(Trainer(config)) as trainer:
+        assert not trainer.warms_up
+        row = trainer.iterate().row
+    assert "trust_region/normalizer_kl" not in row
+    assert trainer.agent.normalizer.scale == pytest.approx(trainer.environments.interface.observation_size**0.5)
 
 
 def test_logged_returns_are_raw():

@@ -80,8 +80,8 @@ def test_exact_curves_are_those_of_torch_distributions(profiled):
 
 
 def test_the_quadratic_curve_is_a_parabola_through_the_bound_at_the_full_step(profiled):
-    assert profiled.profile.max_kl == profiled.config.max_kl
-    expected = [t**2 * profiled.config.max_kl for t in FRACTIONS]
+    assert profiled.profile.max_kl == profiled.info.max_kl
+    expected = [t**2 * profiled.info.max_kl for t in FRACTIONS]
     assert profiled.profile.kl_quadratic == pytest.approx(expected, rel=1e-9)
 
 
@@ -89,10 +89,10 @@ def test_the_cubic_curve_adds_the_odd_part_of_the_kl(profiled):
     def odd(h):  # [K(h) − K(−h)] / 2h³ is the cubic coefficient + O(h²), which Richardson's rule removes
         return (profiled.kl(h) - profiled.kl(-h)) / (2 * h**3)
 
-    h = 0.05 * min(1, 0.1 / math.sqrt(profiled.config.max_kl))
+    h = 0.05 * min(1, 0.1 / math.sqrt(profiled.info.max_kl))
     cubic = (4 * odd(h) - odd(2 * h)) / 3
     added = [a - b for a, b in zip(profiled.profile.kl_cubic, profiled.profile.kl_quadratic, strict=True)]
-    assert added == pytest.approx([t**3 * cubic for t in FRACTIONS], rel=1e-3, abs=1e-5 * profiled.config.max_kl)
+    assert added == pytest.approx([t**3 * cubic for t in FRACTIONS], rel=1e-3, abs=1e-5 * profiled.info.max_kl)
 
 
 def test_the_linear_curve_is_the_tangent_of_the_surrogate(profiled):

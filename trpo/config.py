@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 FINITE = "a finite number"
+MAX_KL = 0.04  # δ of Gaussian policies, which may go on for ever; eight such steps turn six even chances into certainty
+DISCRETE_MAX_KL = 0.01
 
 
 class UserError(Exception):
@@ -138,7 +140,7 @@ class NormalizeConfig(Section):
     """What is rescaled by running statistics."""
 
     path: ClassVar[str] = "normalize"
-    observations: bool = key(True, "shift and scale observations to zero mean and unit variance")
+    observations: bool = key(True, "shift and scale observations to zero mean and unit variance; one-hot ones by √n")
     rewards: bool = key(True, "divide rewards by the standard deviation of the discounted return")
     advantages: bool = key(True, "shift and scale the advantages of each batch")
 
@@ -158,7 +160,7 @@ class TrustRegionConfig(Section):
 
     path: ClassVar[str] = "trust_region"
     max_kl: float = key(
-        0.04, "δ, the bound on the mean joint KL(old ‖ new) of one step, in nats", above=0.0, at_most=100.0
+        0.0, "δ ≥ a step's mean joint KL, in nats; 0: 0.04, for discrete actions 0.01", at_least=0.0, at_most=100.0
     )
     anneal: float = key(
         0.9, "share of δ gone, linearly, by the end of run.total_steps; 0: constant", at_least=0.0, at_most=0.99
@@ -180,9 +182,10 @@ class TrustRegionConfig(Section):
     fisher_fraction: float = key(1.0, "share of the samples used for the solve", above=0.0, at_most=1.0)
     micro_batch: int = key(0, "most samples in one forward pass, exact; 0: all at once", at_least=0)
 
-    def annealed(self, progress: float) -> TrustRegionConfig:
-        """Return the section with δ(1 − anneal · progress), progress in [0, 1]."""
-        return dataclasses.replace(self, max_kl=self.max_kl * (1 - self.anneal * progress))
+    def bound(self, progress: float, *, discrete: bool) -> float:
+        """Return δ(1 − anneal · progress), progress in [0, 1], δ by the kind of actions if it is 0."""
+        max_kl = self.max_kl or (DISCRETE_MAX_KL if discrete else MAX_KL)
+        return max_kl * (1 - self.anneal * progress)
 
 
 @dataclass(frozen=True, kw_only=True)

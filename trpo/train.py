@@ -21,6 +21,7 @@ from trpo.device import resolve_device
 from trpo.laps import Laps
 from trpo.models.agent import Agent, make_agent
 from trpo.models.distributions import DiagonalGaussian
+from trpo.models.normalizer import ObservationNormalizer
 from trpo.numerics.advantages import discounted_returns
 from trpo.numerics.params import flatten
 from trpo.sampling.collector import Collector
@@ -78,7 +79,7 @@ class Trainer:
     @property
     def warms_up(self) -> bool:
         """Whether there are running statistics to start."""
-        return self.agent.normalizer is not None or self.agent.reward_scale is not None
+        return isinstance(self.agent.normalizer, ObservationNormalizer) or self.agent.reward_scale is not None
 
     def warm_up(self) -> None:
         """Give the running statistics one rollout of the first policy, before its first step.
@@ -90,7 +91,7 @@ class Trainer:
         rollout = self.collector.collect(self.agent)
         self.env_steps += int(ranks.total(rollout.valid.sum()))
         self._update_reward_scale(rollout)
-        if self.agent.normalizer is not None:
+        if isinstance(self.agent.normalizer, ObservationNormalizer):
             self.agent.normalizer.update(ranks.moments_of(rollout.observations[rollout.valid]))
 
     def iterate(self) -> Iteration:
@@ -107,7 +108,7 @@ class Trainer:
             lam=config.advantage.lam,
             normalize=config.normalize.advantages,
         )
-        step = trust_region_step(agent.policy, batch, config.trust_region.annealed(self.progress))
+        step = trust_region_step(agent.policy, batch, config.trust_region, progress=self.progress)
         clock.lap("policy")
         critic = config.critic.annealed(self.progress)
         fit = fit_critic(agent.critic, self.optimizer, batch.observations, batch.returns, critic, self.minibatches)
@@ -215,7 +216,7 @@ class Trainer:
         policy, normalizer = self.agent.policy, self.agent.normalizer
         before = policy(batch.observations)
         means = {"policy/entropy": policy.distribution.entropy(before).double().mean()}
-        if normalizer is not None:
+        if isinstance(normalizer, ObservationNormalizer):
             observations = rollout.observations[rollout.valid]
             normalizer.update(ranks.moments_of(observations))
             after = policy(normalizer(observations))

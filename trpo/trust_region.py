@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trpo.batch import Batch
 from trpo.config import TrustRegionConfig
+from trpo.models.distributions import Bernoulli, Categorical
 from trpo.models.networks import Policy
 from trpo.numerics.conjugate_gradient import Solution, Stop, conjugate_gradient, dot
 from trpo.numerics.line_search import line_search
@@ -28,7 +29,7 @@ from trpo.step_info import (
 )
 
 
-def trust_region_step(policy: Policy, batch: Batch, config: TrustRegionConfig) -> StepInfo:
+def trust_region_step(policy: Policy, batch: Batch, config: TrustRegionConfig, *, progress: float = 0.0) -> StepInfo:
     """Take one trust-region step on `policy` and return what happened.
 
     The policy is written once, on acceptance; with any other outcome its parameters keep their bits. The step
@@ -44,22 +45,24 @@ def trust_region_step(policy: Policy, batch: Batch, config: TrustRegionConfig) -
         policy: changed in place, on acceptance only.
         batch: its `old_parameters` must be those of `policy` on its `observations`.
         config: δ, solver and line search.
+        progress: the share of the run that is over, for `config.anneal`.
     """
+    max_kl = config.bound(progress, discrete=isinstance(policy.distribution, Categorical | Bernoulli))
     objective = Objective(policy, batch, fisher=config.fisher, micro_batch=config.micro_batch)
     gradient = objective.gradient()
     solution, damping = solve(policy, batch, objective, gradient, config)
     curvature = dot(solution.x, objective.fisher_product(solution.x))  # xᵀFx
-    solved = solver_figures(objective, gradient, solution, damping, config.max_kl)
+    solved = solver_figures(objective, gradient, solution, damping, max_kl)
     if outcome := failure(solution, gradient, curvature):
         return StepInfo(outcome, **solved)
 
     floor = config.min_multiplier / batch.advantage_scale  # in the units of the surrogate
-    multiplier = max(math.sqrt(curvature / (2 * config.max_kl)), floor)  # λ
+    multiplier = max(math.sqrt(curvature / (2 * max_kl)), floor)  # λ
     step = solution.x / multiplier  # s
     theta = objective.theta.detach()
     search = line_search(
         lambda fraction: objective.evaluate(theta + fraction * step),
-        max_kl=config.max_kl,
+        max_kl=max_kl,
         max_backtracks=config.max_backtracks,
         backtrack_factor=config.backtrack_factor,
     )

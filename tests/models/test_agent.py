@@ -9,6 +9,7 @@ from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, Policy
 from trpo.models.agent import make_agent
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.models.networks import GaussianPolicy, LogitPolicy
+from trpo.models.normalizer import ObservationNormalizer, OneHotScale, RewardScale
 from trpo.numerics.moments import moments
 
 DISTRIBUTIONS = [DiagonalGaussian(2), Categorical((4,)), Categorical((2, 3)), Bernoulli(3)]
@@ -130,10 +131,11 @@ def test_a_gaussian_policy_starts_with_the_configured_deviation():
 
 # (normalize.observations, normalize.rewards, one-hot observations) and what the agent then has
 STATISTICS = [
-    (True, True, False, {"normalizer", "reward_scale"}),
-    (False, True, False, {"reward_scale"}),
-    (True, False, False, {"normalizer"}),
-    (True, True, True, {"reward_scale"}),  # one-hot observations are left as they are
+    (True, True, False, {ObservationNormalizer, RewardScale}),
+    (False, True, False, {RewardScale}),
+    (True, False, False, {ObservationNormalizer}),
+    (True, True, True, {OneHotScale, RewardScale}),
+    (False, True, True, {RewardScale}),
 ]
 
 
@@ -141,7 +143,14 @@ STATISTICS = [
 def test_an_agent_has_the_statistics_that_are_asked_for(of_observations, of_rewards, one_hot, expected):
     normalize = NormalizeConfig(observations=of_observations, rewards=of_rewards)
     agent = agent_for(Categorical((2,)), one_hot=one_hot, normalize=normalize)
-    assert {name for name in ("normalizer", "reward_scale") if getattr(agent, name) is not None} == expected
+    assert {type(part) for part in (agent.normalizer, agent.reward_scale) if part is not None} == expected
+
+
+def test_a_one_hot_agent_saves_what_its_observations_are_scaled_by():
+    """So that another scale, in another version, cannot pass for the one it learned with."""
+    agent = agent_for(Categorical((2,)), one_hot=True)
+    assert agent.state_dict()["normalizer.scale"] == pytest.approx(3**0.5)
+    torch.testing.assert_close(agent.normalize(torch.eye(3)), 3**0.5 * torch.eye(3))
 
 
 def test_without_a_normalizer_observations_are_seen_as_they_are():

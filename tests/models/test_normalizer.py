@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from trpo.models.normalizer import ObservationNormalizer, RewardScale, RunningMoments
+from trpo.models.normalizer import ObservationNormalizer, OneHotScale, RewardScale, RunningMoments
 from trpo.numerics.advantages import discounted_returns
 from trpo.numerics.moments import moments
 
@@ -141,6 +141,14 @@ def naive_discounted_returns(values, ended, valid):
             if ended[t, env]:
                 running = 0.0
     return np.array(seen)
+
+
+@pytest.mark.parametrize("size", [1, 2, 16, 500])
+def test_one_hot_observations_come_out_with_a_mean_square_of_one(size):
+    """Over states that are seen equally often, as of normalised observations in every dimension."""
+    scaled = OneHotScale(size)(torch.eye(size)).double()
+    torch.testing.assert_close((scaled**2).mean(0), torch.ones(size, dtype=torch.float64))
+    assert torch.equal(scaled != 0, torch.eye(size, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("split", [[24], [1] * 24, [5, 11, 8]], ids=str)

@@ -5,6 +5,7 @@ import numpy as np
 import probes
 import pytest
 import torch
+from gymnasium import spaces
 
 from trpo import seeds
 from trpo.config import EnvConfig, UserError
@@ -238,3 +239,34 @@ def test_observations_inside_their_space_are_not_remarked_upon(caplog):
     environments.step(torch.zeros(2, 1))
     environments.close()
     assert "outside" not in caplog.text
+
+
+# Observations composed of several spaces
+
+COMPOSED = [
+    spaces.Tuple([spaces.Discrete(3, start=1), spaces.Box(-2, 2, (2,), np.float32)]),
+    spaces.Dict({"b": spaces.MultiBinary(2), "a": spaces.Dict({"c": spaces.Box(0, 9, (1,), np.float64)})}),
+    spaces.MultiDiscrete([2, 3]),
+    spaces.MultiBinary((2, 2)),
+]
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("space", COMPOSED, ids=str)
+def test_composed_observations_are_those_that_gymnasium_flattens(make, space, backend):
+    single = gymnasium.make("Spaces-v0", observation_space=space, action_space=spaces.Discrete(2))
+    environments = make(
+        "Spaces-v0", num_envs=2, backend=backend, observation_space=space, action_space=spaces.Discrete(2)
+    )
+    for env in range(2):
+        sample = single.reset(seed=seeds.integer(0, seeds.Role.ENVIRONMENTS, env, 0))[0]
+        expected = spaces.flatten(space, sample)
+        np.testing.assert_array_equal(environments.observations[env], expected.astype(np.float32))
+        assert expected.any()
+
+
+def test_composed_observations_of_a_vector_entry_point_are_refused_before_the_run():
+    arguments = {"observation_space": COMPOSED[0], "action_space": spaces.Discrete(2)}
+    check_environment(EnvConfig(id="Spaces-v0", kwargs=arguments))
+    with pytest.raises(UserError, match=r"observation space Tuple.*env\.backend=sync"):
+        check_environment(EnvConfig(id="Spaces-v0", backend="vector", kwargs=arguments))

@@ -10,6 +10,7 @@ import torch
 from trpo import seeds
 from trpo.config import Config, CriticConfig, EnvConfig, PolicyConfig
 from trpo.models.agent import make_agent
+from trpo.models.normalizer import ObservationNormalizer
 from trpo.numerics.moments import moments
 from trpo.sampling import evaluation
 from trpo.sampling.evaluation import Evaluation, evaluate
@@ -25,7 +26,7 @@ def agent_for(env, *, seed=0):
         one_hot=interface.one_hot,
         distribution=interface.distribution,
     )
-    if agent.normalizer is not None:
+    if isinstance(agent.normalizer, ObservationNormalizer):
         rows = torch.randn(50, interface.observation_size, generator=torch.Generator().manual_seed(0))
         agent.normalizer.update(moments(rows))
     return agent

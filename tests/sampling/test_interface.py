@@ -189,7 +189,7 @@ def number_of_actions(space):
 
 
 UNSUPPORTED_OBSERVATIONS = [
-    spaces.Dict({"a": spaces.Discrete(2)}),
+    spaces.Dict({"a": spaces.Discrete(2)}),  # flattened where environments are made, if Gymnasium can
     spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)]),
     spaces.Text(8),
 ]

@@ -9,7 +9,7 @@ from trpo import seeds
 from trpo.config import Config, PolicyConfig, UserError
 from trpo.models.distributions import DiagonalGaussian, Distribution
 from trpo.models.networks import Critic, GaussianPolicy, LogitPolicy, Policy
-from trpo.models.normalizer import ObservationNormalizer, RewardScale
+from trpo.models.normalizer import ObservationNormalizer, OneHotScale, RewardScale
 
 Actor = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -21,7 +21,7 @@ class Agent(nn.Module):
         self,
         policy: Policy,
         critic: Critic,
-        normalizer: ObservationNormalizer | None,
+        normalizer: ObservationNormalizer | OneHotScale | None,
         reward_scale: RewardScale | None,
     ) -> None:
         super().__init__()
@@ -51,10 +51,7 @@ class Agent(nn.Module):
 
 
 def make_agent(config: Config, *, observation_size: int, one_hot: bool, distribution: Distribution) -> Agent:
-    """Return a fresh agent for these observations and actions, its weights drawn from the configured seed.
-
-    One-hot observations are left as they are.
-    """
+    """Return a fresh agent for these observations and actions, its weights drawn from the configured seed."""
     generator = seeds.generator(config.seed, seeds.Role.NETWORKS)
     critic = Critic(
         observation_size,
@@ -62,11 +59,11 @@ def make_agent(config: Config, *, observation_size: int, one_hot: bool, distribu
         activation=config.critic.activation,
         generator=generator,
     )
-    normalized = config.normalize.observations and not one_hot
+    normalizer_type = OneHotScale if one_hot else ObservationNormalizer
     return Agent(
         policy=make_policy(config.policy, observation_size, distribution, generator),
         critic=critic,
-        normalizer=ObservationNormalizer(observation_size) if normalized else None,
+        normalizer=normalizer_type(observation_size) if config.normalize.observations else None,
         reward_scale=RewardScale() if config.normalize.rewards else None,
     )
 

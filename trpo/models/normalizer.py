@@ -1,5 +1,7 @@
 """Running statistics that travel with the agent: saved, exported and frozen with it."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +62,23 @@ class ObservationNormalizer(nn.Module):
         self.moments.update(observations)
         self.shift.copy_(self.moments.mean)
         self.scale.copy_(1 / self.moments.std())
+
+
+class OneHotScale(nn.Module):
+    """Multiplies one-hot observations by √n, for a mean square of 1 per input, which the first weights are made for.
+
+    Of length 1 they would leave every state nearly the same input: the policy would learn what holds in all states long
+    before it told any two apart. Estimated statistics would blow up a rare state, and move the policy.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.scale: Tensor
+        self.register_buffer("scale", torch.tensor(math.sqrt(size)))  # saved: an agent keeps what it learned with
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return √n · s (N, n)."""
+        return observations * self.scale
 
 
 class RewardScale(nn.Module):

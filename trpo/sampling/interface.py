@@ -21,7 +21,7 @@ class Interface(NamedTuple):
     """How one kind of environment speaks to an agent."""
 
     observation_size: int  # O
-    one_hot: bool  # observations are one-hot already: nothing to normalise
+    one_hot: bool  # observations have exactly one 1: no statistics to estimate
     distribution: Distribution
     contains: Callable[[Any], bool]  # whether a batch of observations lies in the space
     encode: Encode  # a batch of observations to float32 (B, O), always a copy
@@ -67,8 +67,8 @@ def make_encoder(space: spaces.Space) -> tuple[int, Encode]:
 
         return size, flatten
     raise UserError(
-        f"observation space {space} is not supported; supported: Box, Discrete "
-        "(gymnasium.wrappers.FlattenObservation turns Dict and Tuple into Box)"
+        f"observation space {space} is not supported; supported: Box, Discrete; with env.backend=sync "
+        "and async also Dict, Tuple, MultiDiscrete and MultiBinary, if Gymnasium can flatten them to a Box"
     )
 
 

@@ -8,18 +8,24 @@ from typing import Any
 
 import gymnasium
 import mujoco
+from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from trpo.config import EnvConfig, UserError, first_line
 from trpo.sampling.interface import Interface, make_interface
 from trpo.sampling.pool import Pool
 
+COMPOSED = (spaces.Dict, spaces.Tuple, spaces.MultiDiscrete, spaces.MultiBinary)
+
 log = logging.getLogger(__name__)
 log.setLevel(logging.INFO)
 
 
 def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
-    """Return one environment. Raises `UserError` if the id or its arguments are wrong, in one line."""
+    """Return one environment, its observations flattened to a `Box` if they are composed of several spaces.
+
+    Raises `UserError` if the id or its arguments are wrong, in one line.
+    """
     if not config.id:
         raise UserError(
             "no environment: choose a task (task=cartpole) or an environment (env.id=CartPole-v1); "
@@ -27,9 +33,11 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
         )
     mujoco.set_mju_user_warning(log_once)
     try:
-        return gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
+        env = gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
     except Exception as error:
         raise UserError(f"env.id={config.id} cannot be made: {first_line(error)}") from error
+    composed = isinstance(env.observation_space, COMPOSED) and env.observation_space.is_np_flattenable
+    return gymnasium.wrappers.FlattenObservation(env) if composed else env
 
 
 @functools.cache
@@ -80,7 +88,8 @@ def check_environment(config: EnvConfig) -> Interface:
     """Return the interface of the configured environment, made once and closed, or raise `UserError`."""
     with contextlib.closing(make_env(config)) as env:
         if config.backend == "vector":
-            make_vector_entry_point(config).close()
+            with contextlib.closing(make_vector_entry_point(config)) as envs:
+                return make_interface(envs.single_observation_space, envs.single_action_space)
         if config.backend == "envpool":
             with contextlib.closing(Pool(config, env)) as pool:
                 pool.reset(seed=[0] * config.num_envs)

@@ -9,6 +9,8 @@ from tiny_runs import compose
 
 from trpo.compose import tasks
 from trpo.config import (
+    DISCRETE_MAX_KL,
+    MAX_KL,
     AdvantageConfig,
     Config,
     CriticConfig,
@@ -121,6 +123,18 @@ def test_a_value_out_of_range_is_refused_in_words_and_the_nearest_in_range_is_no
 def test_no_number_may_be_infinite_or_nan(name, number):
     with pytest.raises(UserError, match=f"trust_region.{name}"):
         TrustRegionConfig(**{name: number})
+
+
+@pytest.mark.parametrize(("max_kl", "discrete", "expected"), [(0, False, 0.04), (0, True, 0.01), (0.3, True, 0.3)])
+def test_the_bound_follows_the_kind_of_actions_unless_it_is_given(max_kl, discrete, expected):
+    config = TrustRegionConfig(max_kl=max_kl, anneal=0.5)
+    assert config.bound(0.0, discrete=discrete) == expected
+    assert config.bound(0.6, discrete=discrete) == pytest.approx(0.7 * expected)
+
+
+def test_the_help_of_the_bound_states_the_numbers():
+    text = dict(fields_by_key())["trust_region.max_kl"].metadata["text"]
+    assert f"0: {MAX_KL}, for discrete actions {DISCRETE_MAX_KL}" in text
 
 
 def test_every_key_has_a_line_of_help():

@@ -74,6 +74,13 @@ def test_divergences_and_improvement_are_those_of_torch_distributions(taken):
     assert info.improvement > 0
 
 
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_a_bound_of_zero_is_the_one_for_the_kind_of_actions(name):
+    info = take(DISTRIBUTIONS[name], max_kl=0.0).info
+    assert info.max_kl == (0.04 if isinstance(DISTRIBUTIONS[name], DiagonalGaussian) else 0.01)
+    assert 0.9 * info.max_kl < info.kl <= info.max_kl
+
+
 def test_predicted_divergences_are_those_of_the_dense_fisher_matrix(taken):
     quadratic = (0.5 * taken.step @ taken.fisher() @ taken.step).item()
     info = taken.info

@@ -32,6 +32,15 @@ CLASSIC = {
     "lunarlander_continuous": Target(262, "c", "rl-baselines3-zoo TRPO, v2, 1 run", 200_000),
     "bipedalwalker": Target(182, "c", "rl-baselines3-zoo TRPO, 1 run", 1_000_000),
 }
-HELD_OUT = ("Pusher-v5", "HumanoidStandup-v5", "MountainCar-v0", "Taxi-v4", "FrozenLake-v1")
+HELD_OUT = (
+    "Pusher-v5",
+    "HumanoidStandup-v5",
+    "MountainCar-v0",
+    "CliffWalking-v1",
+    "FrozenLake8x8-v1",
+    "Blackjack-v1",
+    "Taxi-v4",
+    "FrozenLake-v1",
+)
 TARGETS = MUJOCO | CLASSIC
 GROUPS = {"mujoco": tuple(MUJOCO), "classic": tuple(CLASSIC), "held_out": HELD_OUT}

@@ -100,7 +100,10 @@ def test_a_video_is_written_where_it_is_asked_for(run, capsys):
 def test_another_environment_than_the_checkpoints_does_not_fit(run):
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("CartPole-v1", "Acrobot-v1"))
-    assert "does not fit" in refusal(cli.evaluate, "run")
+    line = refusal(cli.evaluate, "run")
+    assert checkpoints(run)[-1].name in line
+    assert "does not fit" in line
+    assert "size mismatch for policy.network.0.weight" in line
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(run):

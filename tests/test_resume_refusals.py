@@ -9,6 +9,7 @@ from tiny_runs import TINY, everything_below, fingerprints, refusal, rows, summa
 from trpo import cli
 from trpo.compose import load_config
 from trpo.keys import fields_by_key, flat
+from trpo.record import checkpoint
 from trpo.resume import CHANGEABLE
 
 # One iteration after the warm-up.
@@ -104,6 +105,20 @@ def test_a_run_whose_files_are_damaged_is_refused_or_goes_on_but_never_fails(nam
         pytest.fail(f"a traceback for the person: {error!r}")
     assert code in (0, 2)
     assert (len(rows(run)) == 2) == (code == 0)
+
+
+def test_an_agent_that_was_made_differently_is_refused_and_its_checkpoints_left_as_they_are(run, capsys):
+    """As one-hot agents of the time before they knew their scale."""
+    (file,) = (run / "checkpoints").glob("step_*.pt")
+    state = checkpoint.load(file)
+    del state["agent"]["normalizer.scale"]
+    checkpoint.save(file, state)
+    before = contents(run / "checkpoints")
+    assert cli.train(["run.resume=run", "run.total_steps=96"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "does not fit" in line
+    assert 'Missing key(s) in state_dict: "normalizer.scale"' in line
+    assert contents(run / "checkpoints") == before
 
 
 # Overrides

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from trpo.compose import load_config, tasks
-from trpo.config import FINITE, UserError, describe_range, first_line
+from trpo.config import FINITE, UserError, describe_range
 from trpo.keys import fields_by_key
 from trpo.launch import launch, refuse
-from trpo.models.agent import Agent
+from trpo.models.agent import load_agent
 from trpo.record import checkpoint, run_directory
 from trpo.sampling.evaluation import Evaluation
 from trpo.sampling.evaluation import evaluate as evaluate_agent
@@ -129,7 +129,7 @@ def evaluate_command(arguments: list[str]) -> int:
     config = load_config(options.run_directory / run_directory.CONFIG)
     file, state = read_checkpoint(options.run_directory / run_directory.CHECKPOINTS, options.checkpoint)
     agent = agent_for(config, check_environment(config.env))
-    load_agent(agent, state, file)
+    load_agent(agent, state, str(file))
     evaluation = evaluate_agent(
         agent,
         config.env,
@@ -173,14 +173,6 @@ def read_checkpoint(folder: Path, chosen: Path | None) -> tuple[Path, dict[str, 
     if found is None:
         raise UserError(f"{folder} holds no checkpoint yet")
     return found
-
-
-def load_agent(agent: Agent, state: dict, file: Path) -> None:
-    """Load an agent's state. Raises `UserError` if it is another agent's."""
-    try:
-        agent.load_state_dict(state["agent"])
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"{file} does not fit the run's configuration: {first_line(error)}") from error
 
 
 def describe(evaluation: Evaluation) -> dict[str, float]:

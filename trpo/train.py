@@ -19,7 +19,7 @@ from trpo.config import Config, UserError
 from trpo.critic import fit_critic, make_optimizer
 from trpo.device import resolve_device
 from trpo.laps import Laps
-from trpo.models.agent import Agent, make_agent
+from trpo.models.agent import Agent, load_agent, make_agent
 from trpo.models.distributions import DiagonalGaussian
 from trpo.models.normalizer import ObservationNormalizer
 from trpo.numerics.advantages import discounted_returns
@@ -192,7 +192,7 @@ class Trainer:
         if len(state["ranks"]) != ranks.count():
             raise UserError(f"the run was on {len(state['ranks'])} rank(s), these are {ranks.count()}")
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
-        self.agent.load_state_dict(state["agent"])
+        load_agent(self.agent, state, "the checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         own = state["ranks"][ranks.number()]
         self.minibatches.set_state(own["minibatches"])

@@ -9,6 +9,7 @@ import numpy as np
 
 from learning.contest import LAST_EPISODES, POINT_EPISODES
 from trpo.compose import load_config, register_schema
+from trpo.models.agent import load_agent
 from trpo.record import checkpoint, run_directory
 from trpo.sampling.evaluation import evaluate
 from trpo.sampling.making import check_environment
@@ -31,7 +32,7 @@ def score(directory: Path) -> dict[str, Any]:
     curve = []
     for number, file in enumerate(checkpoint.numbered(directory / run_directory.CHECKPOINTS)):
         state = checkpoint.load(file)
-        agent.load_state_dict(state["agent"])
+        load_agent(agent, state, str(file))
         evaluation = evaluate(
             agent,
             config.env,

@@ -1,6 +1,7 @@
 """The agent: everything that evaluation needs and a checkpoint saves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,18 @@ def make_agent(config: Config, *, observation_size: int, one_hot: bool, distribu
         normalizer=normalizer_type(observation_size) if config.normalize.observations else None,
         reward_scale=RewardScale() if config.normalize.rewards else None,
     )
+
+
+def load_agent(agent: Agent, state: Mapping[str, Any], source: str) -> None:
+    """Load the agent of a checkpoint's state. Raises `UserError`, naming `source`, if it is another agent's."""
+    try:
+        agent.load_state_dict(state["agent"])
+    except (KeyError, RuntimeError) as error:
+        differences = " ".join(line.strip() for line in str(error).splitlines()[1:])
+        raise UserError(
+            f"the agent in {source} does not fit the run's configuration: another run's, or another version's. "
+            f"{differences}"
+        ) from error
 
 
 def make_policy(

@@ -114,7 +114,7 @@ def test_an_agent_that_was_made_differently_is_refused_and_its_checkpoints_left_
     del state["agent"]["normalizer.scale"]
     checkpoint.save(file, state)
     before = contents(run / "checkpoints")
-    assert cli.train(["run.resume=run", "run.total_steps=96"]) == 2
+    assert cli.train(["run.resume=run", "run.total_steps=96"]) == 1  # as any run that failed
     (line,) = capsys.readouterr().err.splitlines()
     assert "does not fit" in line
     assert 'Missing key(s) in state_dict: "normalizer.scale"' in line

@@ -240,7 +240,7 @@ def run_job(composed: DictConfig) -> int:
     except Exception as error:
         log = directory / run_directory.LOG
         print(f"trpo-train: {type(error).__name__}: {first_line(error)} (traceback: {log})", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return 1
     return exit_code(summary)
 
 

@@ -36,7 +36,6 @@ HELD_OUT = (
     "Pusher-v5",
     "HumanoidStandup-v5",
     "MountainCar-v0",
-    "CliffWalking-v1",
     "FrozenLake8x8-v1",
     "Blackjack-v1",
     "Taxi-v4",

@@ -204,9 +204,12 @@ def test_logged_returns_are_raw():
 def test_statistics_are_frozen_until_the_policy_step_is_done(monkeypatch):
     """A twin that only collects has the same rollout and still the statistics that it was acted with."""
     config, batches = config_for("Counting-v0", backend="vector", normalize=NormalizeConfig()), []
-    monkeypatch.setattr(
-        train, "trust_region_step", lambda *parts: batches.append(parts[1]) or trust_region_step(*parts)
-    )
+
+    def recorded(policy, batch, config, **progress):
+        batches.append(batch)
+        return trust_region_step(policy, batch, config, **progress)
+
+    monkeypatch.setattr(train, "trust_region_step", recorded)
     with closing(Trainer(config)) as trainer, closing(Trainer(config)) as twin:
         trainer.warm_up()
         twin.warm_up()

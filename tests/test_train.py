@@ -118,9 +118,9 @@ def torch_distribution(task, parameters):
 def test_the_logged_kl_is_that_of_the_policies_before_and_after(task, tmp_path, monkeypatch):
     seen = []
 
-    def recorded(policy, batch, config):
+    def recorded(policy, batch, config, **progress):
         before = policy(batch.observations).detach().double()
-        info = step(policy, batch, config)
+        info = step(policy, batch, config, **progress)
         after = policy(batch.observations).detach().double()
         old, new = torch_distribution(task, before), torch_distribution(task, after)
         seen.append((torch.distributions.kl_divergence(old, new), torch.distributions.kl_divergence(new, old)))
@@ -231,11 +231,11 @@ def test_a_run_leaves_no_log_handlers_behind(tmp_path):
 def test_the_policy_moves_only_in_accepted_steps(tmp_path, monkeypatch):
     moves = []
 
-    def recorded(policy, batch, config):
+    def recorded(policy, batch, config, **progress):
         before = flatten(policy)
         if moves:
             assert torch.equal(before, moves[-1])
-        info = step(policy, batch, config)
+        info = step(policy, batch, config, **progress)
         moves.append(flatten(policy))
         return info
 

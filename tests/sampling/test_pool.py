@@ -243,7 +243,7 @@ def test_without_envpool_there_is_one_line_with_the_command_that_installs_it(tmp
     ("arguments", "said"),
     [
         (["env.id=probes:Counting-v0"], ["EnvPool does not know probes:Counting-v0", "env.backend=sync"]),
-        (["env.id=Blackjack-v1"], ["observation space of EnvPool's", "Tuple"]),
+        (["env.id=Blackjack-v1"], ["observation space of EnvPool's", "(45,)"]),
         (["env.id=Pendulum-v1", "+env.kwargs.g=1.0"], ["Pendulum-v1", "'g'"]),
         (["env.id=HalfCheetah-v5", "+env.kwargs.num_threads=2"], ["num_threads"]),
         (["env.id=HalfCheetah-v5", f"+env.kwargs.xml_file='{MODEL}'"], ["HalfCheetah-v5", "half_cheetah.xml"]),

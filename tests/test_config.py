@@ -9,8 +9,6 @@ from tiny_runs import compose
 
 from trpo.compose import tasks
 from trpo.config import (
-    DISCRETE_MAX_KL,
-    MAX_KL,
     AdvantageConfig,
     Config,
     CriticConfig,
@@ -130,11 +128,6 @@ def test_the_bound_follows_the_kind_of_actions_unless_it_is_given(max_kl, discre
     config = TrustRegionConfig(max_kl=max_kl, anneal=0.5)
     assert config.bound(0.0, discrete=discrete) == expected
     assert config.bound(0.6, discrete=discrete) == pytest.approx(0.7 * expected)
-
-
-def test_the_help_of_the_bound_states_the_numbers():
-    text = dict(fields_by_key())["trust_region.max_kl"].metadata["text"]
-    assert f"0: {MAX_KL}, for discrete actions {DISCRETE_MAX_KL}" in text
 
 
 def test_every_key_has_a_line_of_help():

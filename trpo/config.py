@@ -137,7 +137,7 @@ class PolicyConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizeConfig(Section):
-    """What is rescaled by running statistics."""
+    """What is rescaled."""
 
     path: ClassVar[str] = "normalize"
     observations: bool = key(True, "shift and scale observations to zero mean and unit variance; one-hot ones by √n")
@@ -160,7 +160,7 @@ class TrustRegionConfig(Section):
 
     path: ClassVar[str] = "trust_region"
     max_kl: float = key(
-        0.0, "δ ≥ a step's mean joint KL, in nats; 0: 0.04, for discrete actions 0.01", at_least=0.0, at_most=100.0
+        0.0, f"δ ≥ a step's mean joint KL, nats; 0: {MAX_KL}, discrete {DISCRETE_MAX_KL}", at_least=0.0, at_most=100.0
     )
     anneal: float = key(
         0.9, "share of δ gone, linearly, by the end of run.total_steps; 0: constant", at_least=0.0, at_most=0.99

@@ -1,4 +1,4 @@
-"""Running statistics that travel with the agent: saved, exported and frozen with it."""
+"""What rescales observations and rewards, and travels with the agent: saved, exported and frozen with it."""
 
 import math
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from trpo import Batch, GaussianPolicy
 from trpo.numerics.conjugate_gradient import conjugate_gradient
 from trpo.numerics.taylor import fitted_order
-from trpo.objective import Objective
+from trpo.update.objective import Objective
 
 BOUNDS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # δ, nats
 

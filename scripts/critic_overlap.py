@@ -11,9 +11,9 @@ from statistics import median
 
 from trpo.batch import make_batch
 from trpo.config import Config, EnvConfig, RunConfig
-from trpo.critic import FitInfo, fit_critic
-from trpo.train import Trainer
-from trpo.trust_region import trust_region_step
+from trpo.trainer import Trainer
+from trpo.update.critic import FitInfo, fit_critic
+from trpo.update.trust_region import trust_region_step
 
 ITERATIONS, ROUNDS = 8, 5
 CASES = [("sync", 8, 1), ("envpool", 16, 1), ("envpool", 16, 2)]  # backend, environments, torch threads

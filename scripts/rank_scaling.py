@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from trpo import ranks
+from trpo.system import ranks
 
 SCRIPTS = Path(__file__).parent
 TRAINING = ("task=halfcheetah", "run.total_steps=40_960", "run.evaluation_episodes=0", "run.checkpoint_every=0")

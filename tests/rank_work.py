@@ -15,17 +15,17 @@ import torch
 import torch.distributed
 from oracles import DISTRIBUTIONS, OBSERVATION_SIZE, generator, normal, random_batch, random_policy
 
-from trpo import ranks
 from trpo.batch import standardize
 from trpo.config import Config, CriticConfig, EnvConfig, PolicyConfig, RecordConfig, RunConfig, TrustRegionConfig
-from trpo.critic import assess, fit_critic, make_optimizer
 from trpo.models.networks import Critic
 from trpo.models.normalizer import ObservationNormalizer, RewardScale
 from trpo.numerics.params import flatten
-from trpo.objective import Objective
-from trpo.profile import profile_step
-from trpo.train import Trainer
-from trpo.trust_region import trust_region_step
+from trpo.system import ranks
+from trpo.trainer import Trainer
+from trpo.update.critic import assess, fit_critic, make_optimizer
+from trpo.update.objective import Objective
+from trpo.update.profile import profile_step
+from trpo.update.trust_region import trust_region_step
 
 SAMPLES = 29
 CUTS = {1: (29,), 2: (11, 18), 3: (4, 20, 5)}  # how many rows each rank has

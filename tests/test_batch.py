@@ -11,7 +11,7 @@ from trpo.models.agent import make_agent
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.numerics.moments import moments
 from trpo.numerics.params import flatten
-from trpo.objective import Objective
+from trpo.update.objective import Objective
 
 STEPS, ENVS, SIZE = 40, 3, 4
 DISTRIBUTIONS = [DiagonalGaussian(2), Categorical((5,)), Categorical((2, 3)), Bernoulli(3)]

@@ -7,7 +7,7 @@ import gymnasium
 import pytest
 from tiny_runs import compose
 
-from trpo.compose import tasks
+from trpo.commands.compose import tasks
 from trpo.config import (
     AdvantageConfig,
     Config,

@@ -7,14 +7,14 @@ import torch
 from oracles import random_batch, random_policy
 from tiny_runs import checkpoints, fingerprints, rows, train_tiny
 
-from trpo import cli
+from trpo.commands.train import train
 from trpo.config import CriticConfig, TrustRegionConfig
-from trpo.critic import fit_critic, make_optimizer
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.models.networks import Critic
 from trpo.numerics.params import flatten
 from trpo.record import checkpoint
-from trpo.trust_region import trust_region_step
+from trpo.update.critic import fit_critic, make_optimizer
+from trpo.update.trust_region import trust_region_step
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -58,7 +58,7 @@ def test_a_run_stays_inside_the_trust_region_and_its_halves_are_the_whole(task, 
     device = f"device={DEVICE}"
     assert train_tiny(tmp_path / "whole", device, "run.total_steps=160", "run.deterministic=true", task=task) == 0
     assert train_tiny(tmp_path / "half", device, "run.deterministic=true", task=task) == 0
-    assert cli.train([f"run.resume={tmp_path / 'half'}", "run.total_steps=160"]) == 0
+    assert train([f"run.resume={tmp_path / 'half'}", "run.total_steps=160"]) == 0
     assert fingerprints(tmp_path / "half") == fingerprints(tmp_path / "whole")
     assert all(row["trust_region/kl"] <= row["trust_region/max_kl"] for row in rows(tmp_path / "whole"))
     assert checkpoint.load(checkpoints(tmp_path / "whole")[-1])["device"] == torch.device(DEVICE).type

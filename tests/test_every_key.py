@@ -7,14 +7,14 @@ import pytest
 import torch
 from tiny_runs import TINY, checkpoints, compose, fingerprints, rows
 
-from trpo.compose import load_config
+from trpo.commands.compose import load_config
+from trpo.commands.resume import Composed, plan_job
 from trpo.config import UserError
-from trpo.device import resolve_device
 from trpo.keys import fields_by_key
 from trpo.record import progress, run_directory
-from trpo.resume import Composed, plan_job
 from trpo.run import train
 from trpo.sampling.backend import Backend
+from trpo.system.device import resolve_device
 
 # Keys that change what is learned: a changed value changes the policy within two iterations.
 # The problem is Pendulum; CARTPOLE where only CartPole has what the key is about.

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from tiny_runs import TINY, checkpoints, fingerprints, rows, summary, train_tiny
 
-from trpo import cli
+from trpo.commands.train import train as train_command
 from trpo.record import checkpoint
 
 
@@ -43,7 +43,7 @@ gymnasium.register("Extreme-v0", entry_point=Extreme)
 
 def train(run, *overrides, **kwargs):
     arguments = [f"+env.kwargs.{name}={value}" for name, value in kwargs.items()]
-    return cli.train(["env.id=test_extremes:Extreme-v0", *TINY, *arguments, *overrides, f"hydra.run.dir={run}"])
+    return train_command(["env.id=test_extremes:Extreme-v0", *TINY, *arguments, *overrides, f"hydra.run.dir={run}"])
 
 
 def assert_finite(run):

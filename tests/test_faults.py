@@ -11,9 +11,9 @@ import pytest
 import torch
 from tiny_runs import TINY, checkpoints, fingerprints, rows, train_tiny
 
-from trpo import cli
+from trpo.commands.train import train
 from trpo.record import checkpoint
-from trpo.train import Trainer
+from trpo.trainer import Trainer
 
 # Four iterations after the warm-up, a checkpoint after each.
 FOUR = ("run.total_steps=160", "run.checkpoint_every=32", "run.keep_checkpoints=99", "run.evaluation_episodes=0")
@@ -35,7 +35,7 @@ def run(whole, tmp_path):
 
 
 def resume(run, *overrides):
-    return cli.train([f"run.resume={run}", *overrides])
+    return train([f"run.resume={run}", *overrides])
 
 
 def contents(directory):
@@ -221,7 +221,7 @@ def test_every_fault_is_tried_here_or_in_processes_of_their_own():
 def test_a_misbehaving_environment_ends_the_run_with_one_line_and_the_state_before_it(fault, backend, tmp_path, capsys):
     run = tmp_path / "run"
     env = ["env.id=faulty:Faulty-v0", f"env.backend={backend}", f"+env.kwargs.fault='{fault}'", "+env.kwargs.at=40"]
-    assert cli.train([*env, *TINY, *FOUR, "run.checkpoint_every=0", f"hydra.run.dir={run}"]) == 1
+    assert train([*env, *TINY, *FOUR, "run.checkpoint_every=0", f"hydra.run.dir={run}"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert FAULTS[fault] in line
     assert f"traceback: {run / 'train.log'}" in line
@@ -242,6 +242,6 @@ def test_a_run_whose_evaluation_fails_keeps_the_iteration_before_it(tmp_path, ca
     run = tmp_path / "run"
     env = ["env.id=faulty:Faulty-v0", "+env.kwargs.fault='raise in step'", "+env.kwargs.at=95"]
     evaluate = ["run.evaluation_episodes=100", "run.evaluate_every=96", "run.total_steps=128"]
-    assert cli.train([*env, *TINY, *evaluate, f"hydra.run.dir={run}"]) == 1
+    assert train([*env, *TINY, *evaluate, f"hydra.run.dir={run}"]) == 1
     assert "the simulator fell over" in capsys.readouterr().err
     assert checkpoint.load(checkpoints(run)[-1])["iteration"] == len(rows(run)) == 1

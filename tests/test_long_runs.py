@@ -10,8 +10,8 @@ from tiny_runs import environment_variables, rows
 # A run of its own process that notes its memory (kB) and open files before some iterations.
 DRIVER = """
 import json, os, sys
-from trpo import cli
-from trpo.train import Trainer
+from trpo.commands.train import train
+from trpo.trainer import Trainer
 
 iterate, seen = Trainer.iterate, {}
 
@@ -22,7 +22,7 @@ def noted(trainer):
     return iterate(trainer)
 
 Trainer.iterate = noted
-code = cli.train(sys.argv[2:])
+code = train(sys.argv[2:])
 with open(sys.argv[1], "w") as file:
     json.dump(seen, file)
 sys.exit(code)

@@ -13,7 +13,7 @@ from trpo.config import TrustRegionConfig
 from trpo.models.distributions import DiagonalGaussian
 from trpo.models.networks import Policy
 from trpo.numerics.params import flatten
-from trpo.trust_region import trust_region_step
+from trpo.update.trust_region import trust_region_step
 
 EXACT = {"damping": 0.0, "relative_damping": 0.0, "cg_iterations": 100, "cg_tolerance": 1e-11}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from trpo import train
+from trpo import trainer as iteration
 from trpo.config import (
     AdvantageConfig,
     Config,
@@ -20,8 +20,8 @@ from trpo.config import (
     TrustRegionConfig,
 )
 from trpo.numerics.moments import moments
-from trpo.train import Trainer
-from trpo.trust_region import trust_region_step
+from trpo.trainer import Trainer
+from trpo.update.trust_region import trust_region_step
 
 GAMMA = 0.5
 RAW = NormalizeConfig(observations=False, rewards=False)  # the critic's values are in the environment's units
@@ -209,7 +209,7 @@ def test_statistics_are_frozen_until_the_policy_step_is_done(monkeypatch):
         batches.append(batch)
         return trust_region_step(policy, batch, config, **progress)
 
-    monkeypatch.setattr(train, "trust_region_step", recorded)
+    monkeypatch.setattr(iteration, "trust_region_step", recorded)
     with closing(Trainer(config)) as trainer, closing(Trainer(config)) as twin:
         trainer.warm_up()
         twin.warm_up()

@@ -19,42 +19,22 @@ LONGEST_FILE = 250  # lines
 ALLOWED = {
     "config": ((), ()),
     "keys": (("config",), ()),
-    "signals": ((), ()),
-    "seeds": ((), ("numpy", "torch")),
     "numerics": ((), ("numpy", "torch")),
-    "models": (("config", "numerics", "seeds"), ("numpy", "torch")),
-    "ranks": (("numerics",), ("torch",)),
-    "batch": (("models", "numerics", "ranks"), ("torch",)),
-    "objective": (("batch", "models", "numerics", "ranks"), ("torch",)),
-    "step_info": (("config", "numerics", "objective"), ("torch",)),
-    "trust_region": (("batch", "config", "models", "numerics", "objective", "step_info"), ("torch",)),
-    "profile": (("batch", "config", "models", "numerics", "objective", "ranks", "step_info"), ("torch",)),
-    "critic": (("config", "models", "ranks"), ("torch",)),
-    "device": (("config", "ranks"), ("torch",)),
-    "laps": ((), ()),
-    "sampling": (("batch", "config", "models", "seeds"), ("envpool", "gymnasium", "mujoco", "numpy", "torch")),
+    "system": (("config", "numerics"), ("numpy", "torch")),
+    "models": (("config", "numerics", "system"), ("numpy", "torch")),
+    "batch": (("models", "numerics", "system"), ("torch",)),
+    "update": (("batch", "config", "models", "numerics", "system"), ("torch",)),
+    "sampling": (("batch", "config", "models", "system"), ("envpool", "gymnasium", "mujoco", "numpy", "torch")),
     "record": (("config",), ("jinja2", "matplotlib", "numpy", "scipy", "tensorboard", "torch", "tqdm", "yaml")),
-    "train": (
-        (
-            *("batch", "config", "critic", "device", "laps", "models", "numerics", "ranks", "sampling", "seeds"),
-            *("step_info", "trust_region"),
-        ),
-        ("torch",),
+    "trainer": (("batch", "config", "models", "numerics", "sampling", "system", "update"), ("torch",)),
+    "writer": (("keys", "numerics", "record", "trainer", "update"), ()),
+    "run": (("config", "numerics", "record", "system", "trainer", "update", "writer"), ()),
+    "commands": (
+        ("config", "keys", "models", "record", "run", "sampling", "system", "trainer"),
+        ("hydra", "numpy", "omegaconf"),
     ),
-    "writer": (("keys", "numerics", "profile", "record", "train"), ()),
-    "run": (
-        ("config", "numerics", "profile", "ranks", "record", "signals", "step_info", "train", "writer"),
-        (),
-    ),
-    "resume": (("config", "keys", "record"), ()),
-    "compose": (("config", "keys"), ("hydra", "omegaconf")),
-    "launch": (
-        ("compose", "config", "device", "ranks", "record", "resume", "run", "sampling", "train"),
-        ("hydra", "omegaconf"),
-    ),
-    "cli": (("compose", "config", "keys", "launch", "models", "record", "sampling", "train"), ("numpy",)),
-    "__main__": (("cli",), ()),
-    "__init__": (("batch", "config", "critic", "models", "numerics", "step_info", "trust_region"), ()),
+    "__main__": (("commands",), ()),
+    "__init__": (("batch", "config", "models", "numerics", "update"), ()),
 }
 
 
@@ -114,7 +94,7 @@ def test_a_module_imports_only_the_libraries_of_its_room(path):
 
 def test_no_modules_import_each_other_in_a_circle():
     graph = {module_name(path): set(own_imports(path)) for path in MODULES}
-    assert "models.agent" in graph["train"]
+    assert "models.agent" in graph["trainer"]
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 

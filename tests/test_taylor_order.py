@@ -9,7 +9,7 @@ from oracles import DISTRIBUTIONS, FixedStd, normal, random_batch, random_policy
 from trpo.models.distributions import Bernoulli
 from trpo.models.networks import LogitPolicy
 from trpo.numerics.params import flatten
-from trpo.objective import Objective
+from trpo.update.objective import Objective
 
 DISTANCES = np.geomspace(1e-3, 1e-2, 9)  # KL from 1e-6 to 1e-4, errors above 1e-11: rounding is at 1e-16
 

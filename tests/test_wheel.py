@@ -40,7 +40,7 @@ def python(installed, cwd, *arguments):
 
 
 def test_the_installed_package_is_the_one_that_runs(installed, tmp_path):
-    program = "import trpo, trpo.launch; print(trpo.__file__); print(trpo.launch.CONFIGS)"
+    program = "import trpo, trpo.commands.launch; print(trpo.__file__); print(trpo.commands.launch.CONFIGS)"
     package, configs = python(installed, tmp_path, "-c", program).split()
     assert Path(package).is_relative_to(installed)
     assert Path(configs).is_relative_to(installed)
@@ -57,7 +57,7 @@ def test_the_installed_package_trains_and_evaluates(installed, tmp_path):
     python(installed, tmp_path, "-m", "trpo", "task=cartpole", *TINY, "hydra.run.dir=run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["exit_reason"], summary["env_steps"], summary["git_commit"]) == ("finished", 64, None)
-    evaluate = "import sys; from trpo.cli import evaluate; sys.exit(evaluate())"
+    evaluate = "import sys; from trpo.commands.evaluate import evaluate; sys.exit(evaluate())"
     figures = json.loads(python(installed, tmp_path, "-c", evaluate, "run", "--json", "--episodes", "2"))
     assert figures["episodes"] == 2
 

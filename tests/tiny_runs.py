@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from trpo import cli
-from trpo.compose import compose_jobs, register_schema, to_config
+from trpo.commands.compose import compose_jobs, register_schema, to_config
+from trpo.commands.train import train
 from trpo.models.agent import Agent
 from trpo.record import checkpoint
 from trpo.sampling.making import check_environment
-from trpo.train import agent_for
+from trpo.trainer import agent_for
 
 TESTS = Path(__file__).parent
 SCRIPTS = Path(sys.executable).parent
@@ -43,7 +43,7 @@ def compose(*overrides):
 
 def train_tiny(directory, *overrides, task="cartpole", flags=()):
     """The exit code of a tiny run into `directory`; later overrides win over TINY."""
-    return cli.train([*flags, f"task={task}", *TINY, *overrides, f"hydra.run.dir={directory}"])
+    return train([*flags, f"task={task}", *TINY, *overrides, f"hydra.run.dir={directory}"])
 
 
 def rows(directory):

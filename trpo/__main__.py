@@ -2,6 +2,6 @@
 
 import sys
 
-from trpo.cli import train
+from trpo.commands.train import train
 
 sys.exit(train())

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from trpo import ranks
 from trpo.models.agent import Agent
 from trpo.numerics.advantages import gae
+from trpo.system import ranks
 
 
 class Rollout(NamedTuple):

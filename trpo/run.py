@@ -10,14 +10,14 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from trpo import ranks
 from trpo.config import Config
 from trpo.numerics.params import flatten
-from trpo.profile import Profile, profile_step
 from trpo.record import checkpoint, run_directory
-from trpo.signals import StopRequest
-from trpo.step_info import FATAL
-from trpo.train import Iteration, Trainer, tagged
+from trpo.system import ranks
+from trpo.system.signals import StopRequest
+from trpo.trainer import Iteration, Trainer, tagged
+from trpo.update.profile import Profile, profile_step
+from trpo.update.step_info import FATAL
 from trpo.writer import DirectoryWriter, Silence, Writer
 
 console = logging.getLogger("trpo.console")  # what the person at the terminal should see

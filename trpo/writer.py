@@ -7,14 +7,14 @@ from typing import Any, Protocol
 
 from trpo.keys import flat
 from trpo.numerics.params import flatten
-from trpo.profile import Profile
 from trpo.record import checkpoint, run_directory
 from trpo.record.dump import write_dump
 from trpo.record.figures import draw_profile
 from trpo.record.logger import Logger
 from trpo.record.progress import Progress
 from trpo.record.run_directory import write_json
-from trpo.train import Iteration, Trainer
+from trpo.trainer import Iteration, Trainer
+from trpo.update.profile import Profile
 
 
 class Writer(Protocol):

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trpo.compose import tasks
+from trpo.commands.compose import tasks
 from trpo.config import EnvConfig, UserError
 from trpo.sampling.making import check_environment
 

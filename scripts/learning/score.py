@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from learning.contest import LAST_EPISODES, POINT_EPISODES
-from trpo.compose import load_config, register_schema
+from trpo.commands.compose import load_config, register_schema
 from trpo.models.agent import load_agent
 from trpo.record import checkpoint, run_directory
 from trpo.sampling.evaluation import evaluate
 from trpo.sampling.making import check_environment
-from trpo.train import agent_for
+from trpo.trainer import agent_for
 
 HELD_OUT = 1_000_003  # added to the run's seed: episodes that no evaluation of the run has seen
 

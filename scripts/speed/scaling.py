@@ -16,12 +16,13 @@ from speed.timing import alternate, seconds_per_call
 from speed.training import HALFCHEETAH, shipped
 from speed.updates import our_update, restorer
 from speed.work import make_work
-from trpo import TrustRegionConfig, seeds
+from trpo import TrustRegionConfig
 from trpo.config import UserError
-from trpo.objective import Objective
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
-from trpo.train import agent_for
+from trpo.system import seeds
+from trpo.trainer import agent_for
+from trpo.update.objective import Objective
 
 UPDATE, PRODUCT = "policy update", "Fisher product"
 MICRO_BATCH = 16_384  # rows of one forward pass, for batches that have more

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from speed.rows import Options, Row
-from trpo.compose import compose_jobs, register_schema, to_config
+from trpo.commands.compose import compose_jobs, register_schema, to_config
 from trpo.config import Config
 
 HALFCHEETAH = "task=halfcheetah"

@@ -13,9 +13,9 @@ from speed.rows import Case, Options, Row
 from speed.timing import alternate, seconds_per_call, synchronize
 from speed.work import OBSERVATION_SIZE, Work, make_work
 from trpo import CriticConfig, TrustRegionConfig, fit_critic, trust_region_step
-from trpo.critic import make_optimizer
 from trpo.numerics.params import assign, flatten
-from trpo.objective import Objective
+from trpo.update.critic import make_optimizer
+from trpo.update.objective import Objective
 
 OURS, HESSIAN, FLOOR = "trpo", "trpo, Hessian form", "floor"
 SB3, TIANSHOU = "sb3-contrib", "tianshou"

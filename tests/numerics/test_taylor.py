@@ -10,7 +10,7 @@ from torch import Tensor
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.numerics.params import flatten
 from trpo.numerics.taylor import along, fitted_order, taylor_terms
-from trpo.objective import Objective
+from trpo.update.objective import Objective
 
 FRACTIONS = [float(t) for t in np.geomspace(0.01, 0.1, 9)]
 ORDERS = {0: 2.0, 1: 2.0, 2: 3.0, 3: 4.0}  # truncation to the order of its error; the KL's first term is zero

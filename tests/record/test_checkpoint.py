@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_runs import agent_of, checkpoints, fingerprints, rows, same_tensors, summary, train_tiny
 
-from trpo.compose import load_config
+from trpo.commands.compose import load_config
 from trpo.config import UserError
 from trpo.record import checkpoint
-from trpo.train import fingerprint
+from trpo.trainer import fingerprint
 
 STATE = {"weights": torch.arange(3.0), "env_steps": 7, "nested": {"name": "x"}}
 

@@ -10,11 +10,11 @@ from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import compose, everything_below, fingerprints, rows, train_tiny
 
-from trpo.profile import profile_step
 from trpo.record.figures import draw_profile
 from trpo.record.report_figures import Score, draw_learning, draw_scores, draw_trust_region
 from trpo.record.runs import Run, read_run
-from trpo.train import Trainer
+from trpo.trainer import Trainer
+from trpo.update.profile import profile_step
 
 FIVE_ITERATIONS = ("run.total_steps=192", "run.evaluation_episodes=0")
 EVERY_SECOND = ("record.profile_every=2", "record.dump_every=3")

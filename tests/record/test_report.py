@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny_runs import everything_below, refusal, rows, summary, train_tiny
 
-from trpo import cli
+from trpo.commands.report import report as report_command
 from trpo.record.report import differing_keys, group_runs, short_names, worst_iterations
 from trpo.record.runs import find_runs
 
@@ -58,7 +58,7 @@ def report(*arguments):
     """The page, as text and parsed."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        assert cli.report([str(argument) for argument in arguments]) == 0
+        assert report_command([str(argument) for argument in arguments]) == 0
     text = Path(printed.getvalue().removesuffix("\n")).read_text(encoding="utf-8")
     return text, Page(text)
 
@@ -238,12 +238,12 @@ def test_a_run_without_a_single_row_has_a_row_of_dashes(run, sweep, tmp_path):
 def test_a_missing_folder_and_one_without_a_run_are_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    assert refusal(cli.report, "absent") == "trpo-report: there is no directory absent"
-    assert refusal(cli.report, "empty").startswith("trpo-report: empty holds no run")
-    assert "required" in refusal(cli.report)
+    assert refusal(report_command, "absent") == "trpo-report: there is no directory absent"
+    assert refusal(report_command, "empty").startswith("trpo-report: empty holds no run")
+    assert "required" in refusal(report_command)
 
 
 def test_an_output_that_cannot_be_made_is_one_line(sweep, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("mine")
-    assert "taken" in refusal(cli.report, str(sweep), "--output", "taken")
+    assert "taken" in refusal(report_command, str(sweep), "--output", "taken")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_runs import TINY, checkpoints, environment_variables, rows, summary
 
-from trpo import cli
+from trpo.commands.train import train
 from trpo.config import EnvConfig
 from trpo.record import checkpoint
 from trpo.sampling.backend import Backend
@@ -202,5 +202,5 @@ def test_a_signal_to_the_whole_process_group_still_ends_with_the_iteration_saved
     assert len(members) >= 3  # the trainer, its environments, and what multiprocessing keeps
     assert not members_of(training.pid)
     steps = rows(run)[-1]["env_steps"] + 32
-    assert cli.train([f"run.resume={run}", f"run.total_steps={steps}"]) == 0
+    assert train([f"run.resume={run}", f"run.total_steps={steps}"]) == 0
     assert (summary(run)["exact"], summary(run)["env_steps"]) == (True, steps)

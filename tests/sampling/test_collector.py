@@ -5,7 +5,6 @@ import pytest
 import scipy.signal
 import torch
 
-from trpo import seeds
 from trpo.batch import make_batch
 from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, PolicyConfig
 from trpo.models.agent import make_agent
@@ -13,6 +12,7 @@ from trpo.models.distributions import DiagonalGaussian
 from trpo.numerics.advantages import gae
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
+from trpo.system import seeds
 
 BACKENDS = ["sync", "async", "vector"]
 ENVS = 3

@@ -7,10 +7,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from trpo import seeds
 from trpo.config import EnvConfig, UserError
 from trpo.sampling.environments import Environments
 from trpo.sampling.making import check_environment, make_env
+from trpo.system import seeds
 
 BACKENDS = ["sync", "async", "vector"]
 

@@ -7,7 +7,6 @@ import probes  # noqa: F401  registers the environments
 import pytest
 import torch
 
-from trpo import seeds
 from trpo.config import Config, CriticConfig, EnvConfig, PolicyConfig
 from trpo.models.agent import make_agent
 from trpo.models.normalizer import ObservationNormalizer
@@ -15,6 +14,7 @@ from trpo.numerics.moments import moments
 from trpo.sampling import evaluation
 from trpo.sampling.evaluation import Evaluation, evaluate
 from trpo.sampling.making import check_environment
+from trpo.system import seeds
 
 
 def agent_for(env, *, seed=0):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_runs import refusal
 
-from trpo import cli, seeds
-from trpo.compose import tasks
+from trpo.commands.compose import tasks
+from trpo.commands.train import train
 from trpo.config import Config, EnvConfig, UserError
 from trpo.models.agent import make_agent
 from trpo.sampling import pool
@@ -19,6 +19,7 @@ from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
 from trpo.sampling.making import check_environment, make_env
 from trpo.sampling.pool import MOST_STEPS, Pool
+from trpo.system import seeds
 
 pytest.importorskip("envpool")
 MODEL = (
@@ -236,7 +237,7 @@ def test_the_number_of_threads_does_not_matter(make, monkeypatch):
 def test_without_envpool_there_is_one_line_with_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "envpool", None)
     monkeypatch.chdir(tmp_path)
-    assert INSTALL in refusal(cli.train, "task=cartpole", "env.backend=envpool")
+    assert INSTALL in refusal(train, "task=cartpole", "env.backend=envpool")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ def test_without_envpool_there_is_one_line_with_the_command_that_installs_it(tmp
 )
 def test_what_envpool_cannot_do_is_one_line_and_nothing_is_made(arguments, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    line = refusal(cli.train, "env.backend=envpool", *arguments)
+    line = refusal(train, "env.backend=envpool", *arguments)
     assert all(words in line for words in said)
 
 

@@ -11,8 +11,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from probes import POSITION, TERMINATE, TRUNCATE
 from tiny_runs import agent_of, checkpoints, rows, summary, train_tiny
 
-from trpo import cli
-from trpo.compose import load_config
+from trpo.commands.compose import load_config
+from trpo.commands.train import train
 from trpo.config import EnvConfig
 from trpo.sampling.environments import Environments
 
@@ -188,10 +188,10 @@ def test_a_run_that_could_not_be_replayed_goes_on_and_says_in_its_summary_for_ev
     tiny = [f"env.id={id}", "run.evaluation_episodes=0", "policy.activation=tanh"]
     assert train_tiny(run, *tiny) == 0
     assert summary(run)["exact"] is True
-    assert cli.train([f"run.resume={run}", "run.total_steps=160"]) == 0
+    assert train([f"run.resume={run}", "run.total_steps=160"]) == 0
     assert summary(run)["exact"] is exact
     assert ("did not replay" in (run / "train.log").read_text()) is not exact
-    assert cli.train([f"run.resume={run}", "run.total_steps=161"]) == 0
+    assert train([f"run.resume={run}", "run.total_steps=161"]) == 0
     assert summary(run)["exact"] is exact
     assert len(rows(run)) == 5
 

@@ -9,7 +9,7 @@ import pytest
 from learning import contest, estimates, score, tables, targets, work
 from learning.contest import OURS, PEER, Job
 
-from trpo.compose import compose_jobs, register_schema, to_config
+from trpo.commands.compose import compose_jobs, register_schema, to_config
 from trpo.sampling.making import check_environment
 
 

@@ -6,7 +6,7 @@ from speed import floor, updates
 from speed.rows import Options
 from speed.work import make_work, old_parameters
 
-from trpo.objective import Objective
+from trpo.update.objective import Objective
 
 CPU = torch.device("cpu")
 

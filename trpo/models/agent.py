@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trpo import seeds
 from trpo.config import Config, PolicyConfig, UserError
 from trpo.models.distributions import DiagonalGaussian, Distribution
 from trpo.models.networks import Critic, GaussianPolicy, LogitPolicy, Policy
 from trpo.models.normalizer import ObservationNormalizer, OneHotScale, RewardScale
+from trpo.system import seeds
 
 Actor = Callable[[Tensor, Tensor | None], Tensor]
 

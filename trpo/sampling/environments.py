@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trpo import seeds
 from trpo.config import EnvConfig
 from trpo.sampling.backend import Backend
 from trpo.sampling.history import History
 from trpo.sampling.interface import make_interface
+from trpo.system import seeds
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from trpo.models.distributions import Bernoulli, DiagonalGaussian
 from trpo.models.networks import GaussianPolicy, LogitPolicy, Policy
 from trpo.numerics.line_search import Verdict
 from trpo.numerics.params import flatten
-from trpo.trust_region import Outcome, trust_region_step
+from trpo.update.trust_region import Outcome, trust_region_step
 
 BELONGS_TO_THE_TAKEN_STEP = [
     *("kl", "kl_quadratic", "kl_error", "kl_quadratic_damped", "kl_reverse", "kl_max_state"),

@@ -11,7 +11,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -20,16 +20,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from trpo import ranks
-from trpo.compose import CONFIGS, compose_jobs, load_config, one_line, register_schema, to_config
+from trpo.commands.compose import CONFIGS, compose_jobs, load_config, one_line, register_schema, to_config
+from trpo.commands.exit_codes import refuse
+from trpo.commands.resume import AUTO, Composed, Plan, plan_job
 from trpo.config import UserError, first_line
-from trpo.device import resolve_device
 from trpo.record import checkpoint, run_directory
-from trpo.resume import AUTO, Composed, Plan, plan_job
 from trpo.run import train
 from trpo.sampling.interface import Interface
 from trpo.sampling.making import check_environment
-from trpo.train import agent_for
+from trpo.system import ranks
+from trpo.system.device import resolve_device
+from trpo.trainer import agent_for
 
 SHOW_ONLY = ("cfg", "info", "hydra_help", "shell_completion")  # flags with which nothing is trained
 
@@ -98,11 +99,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if not options.cfg and (options.resolve or options.package):
         raise UserError("--resolve and --package belong to --cfg")
     return options
-
-
-def refuse(message: str) -> NoReturn:
-    """Raise what argparse has to say as a `UserError`: one line instead of its usage."""
-    raise UserError(f"{message}; --help lists what there is")
 
 
 def hydra_arguments(options: argparse.Namespace) -> list[str]:

@@ -7,10 +7,10 @@ import pytest
 import yaml
 from tiny_runs import TINY, checkpoints, everything_below, fingerprints, summary, train_tiny
 
-from trpo import cli
-from trpo.compose import compose_jobs, load_config, register_schema, slug, to_config
+from trpo.commands.compose import compose_jobs, load_config, register_schema, slug, to_config
+from trpo.commands.launch import concerns_this_rank
+from trpo.commands.train import train
 from trpo.config import Config, UserError
-from trpo.launch import concerns_this_rank
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def sweep(*arguments):
-    return cli.train(["-m", *TINY, "run.evaluation_episodes=0", "hydra.sweep.dir=sweep", *arguments])
+    return train(["-m", *TINY, "run.evaluation_episodes=0", "hydra.sweep.dir=sweep", *arguments])
 
 
 def jobs_of(directory):
@@ -69,7 +69,7 @@ def test_the_log_of_a_job_holds_nothing_of_the_others(elsewhere):
 
 def test_runs_started_at_the_same_moment_with_other_seeds_have_other_directories(elsewhere):
     for seed in (0, 1):
-        cli.train(["task=cartpole", *TINY, "run.evaluation_episodes=0", f"seed={seed}"])
+        train(["task=cartpole", *TINY, "run.evaluation_episodes=0", f"seed={seed}"])
     runs = list((elsewhere / "runs" / "CartPole-v1").iterdir())
     assert sorted(run.name.split("_")[0] for run in runs) == ["seed0", "seed1"]
 
@@ -104,7 +104,7 @@ def test_a_recorded_configuration_is_resolved(elsewhere):
 def test_a_run_can_be_repeated_from_its_recorded_overrides(elsewhere):
     train_tiny("first", "seed=5", "critic.epochs=3")
     recorded = yaml.safe_load((elsewhere / "first" / "overrides.yaml").read_text())
-    assert cli.train([*recorded, "hydra.run.dir=second"]) == 0
+    assert train([*recorded, "hydra.run.dir=second"]) == 0
     assert fingerprints(elsewhere / "first") == fingerprints(elsewhere / "second")
 
 
@@ -167,9 +167,9 @@ def test_the_working_directory_stays(elsewhere):
     ("name", "level", "said"),
     [
         ("trpo.sampling.environments", logging.WARNING, True),  # its own environments: nobody else saw it
-        ("trpo.train", logging.WARNING, False),  # a rejected step is the same everywhere, and the leader says so
+        ("trpo.trainer", logging.WARNING, False),  # a rejected step is the same everywhere, and the leader says so
         ("py.warnings", logging.WARNING, False),
-        ("trpo.train", logging.ERROR, True),
+        ("trpo.trainer", logging.ERROR, True),
         ("root", logging.CRITICAL, True),
     ],
 )

@@ -13,12 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from trpo import ranks, seeds
 from trpo.batch import Batch, Rollout, make_batch
 from trpo.config import Config, UserError
-from trpo.critic import fit_critic, make_optimizer
-from trpo.device import resolve_device
-from trpo.laps import Laps
 from trpo.models.agent import Agent, load_agent, make_agent
 from trpo.models.distributions import DiagonalGaussian
 from trpo.models.normalizer import ObservationNormalizer
@@ -28,8 +24,12 @@ from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
 from trpo.sampling.evaluation import Evaluation, evaluate
 from trpo.sampling.interface import Interface
-from trpo.step_info import Outcome, StepInfo
-from trpo.trust_region import trust_region_step
+from trpo.system import ranks, seeds
+from trpo.system.device import resolve_device
+from trpo.system.laps import Laps
+from trpo.update.critic import fit_critic, make_optimizer
+from trpo.update.step_info import Outcome, StepInfo
+from trpo.update.trust_region import trust_region_step
 
 log = logging.getLogger(__name__)
 

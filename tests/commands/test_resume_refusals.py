@@ -6,11 +6,11 @@ import pytest
 import yaml
 from tiny_runs import TINY, everything_below, fingerprints, refusal, rows, summary, train_tiny
 
-from trpo import cli
-from trpo.compose import load_config
+from trpo.commands.compose import load_config
+from trpo.commands.resume import CHANGEABLE
+from trpo.commands.train import train
 from trpo.keys import fields_by_key, flat
 from trpo.record import checkpoint
-from trpo.resume import CHANGEABLE
 
 # One iteration after the warm-up.
 SHORT = ("run.total_steps=64", "run.evaluation_episodes=0")
@@ -35,7 +35,7 @@ def contents(directory):
 
 
 def sweep(*arguments):
-    return cli.train(["-m", "task=cartpole", *TINY, *SHORT, "hydra.sweep.dir=sweep", *arguments])
+    return train(["-m", "task=cartpole", *TINY, *SHORT, "hydra.sweep.dir=sweep", *arguments])
 
 
 # run.resume=auto
@@ -78,11 +78,11 @@ def test_auto_resumes_every_job_of_a_sweep(from_the_start, run, tmp_path):
 
 def test_a_finished_run_is_refused_unless_more_steps_are_asked_for(run):
     before = contents(run)
-    line = refusal(cli.train, "run.resume=run")
+    line = refusal(train, "run.resume=run")
     assert "finished" in line
     assert "run.total_steps" in line
     assert contents(run) == before
-    assert cli.train(["run.resume=run", "run.total_steps=96"]) == 0
+    assert train(["run.resume=run", "run.total_steps=96"]) == 0
     assert summary(run)["env_steps"] == 96
 
 
@@ -90,7 +90,7 @@ def test_a_directory_that_is_no_run_is_refused_by_name(run, tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "file").touch()
     for name in ("absent", "notes", "file"):
-        assert name in refusal(cli.train, f"run.resume={name}")
+        assert name in refusal(train, f"run.resume={name}")
 
 
 @pytest.mark.parametrize("names", [("config.yaml",), ("overrides.yaml",), ("config.yaml", "overrides.yaml")])
@@ -100,7 +100,7 @@ def test_a_run_whose_files_are_damaged_is_refused_or_goes_on_but_never_fails(nam
     for name in names:
         (run / name).write_text(text)
     try:
-        code = cli.train(["run.resume=run", "run.total_steps=96"])
+        code = train(["run.resume=run", "run.total_steps=96"])
     except Exception as error:
         pytest.fail(f"a traceback for the person: {error!r}")
     assert code in (0, 2)
@@ -114,7 +114,7 @@ def test_an_agent_that_was_made_differently_is_refused_and_its_checkpoints_left_
     del state["agent"]["normalizer.scale"]
     checkpoint.save(file, state)
     before = contents(run / "checkpoints")
-    assert cli.train(["run.resume=run", "run.total_steps=96"]) == 1  # as any run that failed
+    assert train(["run.resume=run", "run.total_steps=96"]) == 1  # as any run that failed
     (line,) = capsys.readouterr().err.splitlines()
     assert "does not fit" in line
     assert 'Missing key(s) in state_dict: "normalizer.scale"' in line
@@ -126,14 +126,14 @@ def test_an_agent_that_was_made_differently_is_refused_and_its_checkpoints_left_
 
 def test_overrides_that_repeat_what_the_run_has_are_accepted(run):
     repeated = ["task=cartpole", *TINY, *SHORT, "seed=0", "trust_region.max_kl=0.04"]
-    assert cli.train([*repeated, "run.resume=run", "run.total_steps=96"]) == 0
+    assert train([*repeated, "run.resume=run", "run.total_steps=96"]) == 0
 
 
 def test_an_override_is_compared_with_what_the_run_has_and_not_with_the_defaults(run):
     own = ["env.backend=async", "env.timeout=20", "policy.min_log_std=-9", "policy.initial_log_std=-8"]
     assert train_tiny("own", *SHORT, *own) == 0
     for steps, override in enumerate(own, start=3):
-        assert cli.train([override, "run.resume=own", f"run.total_steps={32 * steps}"]) == 0, override
+        assert train([override, "run.resume=own", f"run.total_steps={32 * steps}"]) == 0, override
 
 
 # Another value of every key that may change.
@@ -203,7 +203,7 @@ def test_every_key_is_in_one_of_the_two_tables():
 @pytest.mark.parametrize("key", APPLIED)
 def test_a_key_of_length_and_recording_is_applied_and_recorded(key, run):
     assert str(flat(load_config(run / "config.yaml"))[key]) != str(APPLIED[key])
-    assert cli.train(["run.resume=run", "run.total_steps=96", typed(key, APPLIED[key])]) == 0
+    assert train(["run.resume=run", "run.total_steps=96", typed(key, APPLIED[key])]) == 0
     assert flat(load_config(run / "config.yaml"))[key] == APPLIED[key]
     assert typed(key, APPLIED[key]) in yaml.safe_load((run / "overrides.yaml").read_text())
 
@@ -211,7 +211,7 @@ def test_a_key_of_length_and_recording_is_applied_and_recorded(key, run):
 @pytest.mark.parametrize("key", REFUSED)
 def test_a_key_that_decides_the_numbers_is_refused_with_both_values(key, run):
     before, has = contents(run), flat(load_config(run / "config.yaml"))[key]
-    line = refusal(cli.train, "run.resume=run", "run.total_steps=96", typed(key, REFUSED[key]))
+    line = refusal(train, "run.resume=run", "run.total_steps=96", typed(key, REFUSED[key]))
     assert line.startswith(f"trpo-train: {key}")
     assert str(has) in line.removeprefix(key)
     assert str(REFUSED[key]).strip("[]") in line
@@ -221,7 +221,7 @@ def test_a_key_that_decides_the_numbers_is_refused_with_both_values(key, run):
 @pytest.mark.parametrize("override", ["+env.kwargs.sutton_barto_reward=true", "task=acrobot", "task=pendulum"])
 def test_another_task_and_other_arguments_of_the_environment_are_refused(override, run):
     before = contents(run)
-    line = refusal(cli.train, "run.resume=run", "run.total_steps=96", override)
+    line = refusal(train, "run.resume=run", "run.total_steps=96", override)
     assert override.lstrip("+").split("=")[0] in line
     assert contents(run) == before
 
@@ -229,6 +229,6 @@ def test_another_task_and_other_arguments_of_the_environment_are_refused(overrid
 def test_a_run_can_be_repeated_from_the_overrides_that_its_resumption_recorded(run, tmp_path):
     assert train_tiny("run", *SHORT, "run.total_steps=96", "run.resume=auto") == 0
     recorded = yaml.safe_load((run / "overrides.yaml").read_text())
-    assert cli.train([*recorded, "hydra.run.dir=again"]) == 0
+    assert train([*recorded, "hydra.run.dir=again"]) == 0
     assert fingerprints(tmp_path / "again") == fingerprints(run)
     assert load_config(tmp_path / "again" / "config.yaml") == load_config(run / "config.yaml")

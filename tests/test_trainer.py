@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny_runs import checkpoints, rows, summary, train_tiny
 
-from trpo import seeds, train
+from trpo import trainer
 from trpo.numerics.params import flatten
+from trpo.system import seeds
 
 # Settings under which steps are accepted, shortened, and rejected.
 SETTINGS = {
@@ -85,14 +86,14 @@ def test_a_rejected_step_spends_nothing_is_named_and_leaves_a_warning(tmp_path):
 
 def test_annealing_lowers_the_bound_and_the_learning_rate_on_a_line(tmp_path, monkeypatch):
     seen = []
-    fit = train.fit_critic
+    fit = trainer.fit_critic
 
     def recorded(critic, optimizer, *arguments):
         info = fit(critic, optimizer, *arguments)
         seen.append(optimizer.param_groups[0]["lr"])
         return info
 
-    monkeypatch.setattr(train, "fit_critic", recorded)
+    monkeypatch.setattr(trainer, "fit_critic", recorded)
     annealing = ["trust_region.max_kl=0.1", "trust_region.anneal=0.9", "critic.learning_rate=0.01", "critic.anneal=0.5"]
     train_tiny(tmp_path / "run", "run.total_steps=160", *annealing)
     done = [32, 64, 96, 128]  # of 160 steps, at the start of each iteration: the first rollout warms up
@@ -126,8 +127,8 @@ def test_the_logged_kl_is_that_of_the_policies_before_and_after(task, tmp_path, 
         seen.append((torch.distributions.kl_divergence(old, new), torch.distributions.kl_divergence(new, old)))
         return info
 
-    step = train.trust_region_step
-    monkeypatch.setattr(train, "trust_region_step", recorded)
+    step = trainer.trust_region_step
+    monkeypatch.setattr(trainer, "trust_region_step", recorded)
     train_tiny(tmp_path / "run", "trust_region.max_kl=0.1", task=task)
     assert len(seen) == 2
     for (kl, reverse), row in zip(seen, rows(tmp_path / "run"), strict=True):
@@ -239,8 +240,8 @@ def test_the_policy_moves_only_in_accepted_steps(tmp_path, monkeypatch):
         moves.append(flatten(policy))
         return info
 
-    step = train.trust_region_step
-    monkeypatch.setattr(train, "trust_region_step", recorded)
+    step = trainer.trust_region_step
+    monkeypatch.setattr(trainer, "trust_region_step", recorded)
     train_tiny(tmp_path / "run", "run.evaluate_every=32")
     assert len(moves) == 2
     assert not torch.equal(*moves)

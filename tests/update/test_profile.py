@@ -12,11 +12,11 @@ from trpo.config import TrustRegionConfig
 from trpo.models.distributions import DiagonalGaussian
 from trpo.models.networks import Policy
 from trpo.numerics.params import flatten
-from trpo.profile import FRACTIONS, profile_step
 from trpo.record.figures import draw_profile
 from trpo.record.run_directory import write_json
-from trpo.step_info import Outcome
-from trpo.trust_region import trust_region_step
+from trpo.update.profile import FRACTIONS, profile_step
+from trpo.update.step_info import Outcome
+from trpo.update.trust_region import trust_region_step
 
 
 class Profiled:

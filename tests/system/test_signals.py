@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import TINY, checkpoints, environment_variables, rows, summary
 
 from trpo.record import checkpoint
-from trpo.signals import StopRequest
+from trpo.system.signals import StopRequest
 
 ENDLESS = ["task=cartpole", *TINY, "run.total_steps=100_000_000", "run.evaluate_every=0", "run.checkpoint_every=0"]
 

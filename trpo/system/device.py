@@ -2,8 +2,8 @@
 
 import torch
 
-from trpo import ranks
 from trpo.config import Config, UserError
+from trpo.system import ranks
 
 LARGEST_CPU_LAYER = 512  # `device=auto` keeps narrower networks on the CPU, where a launch costs more than the work
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from trpo import seeds
-from trpo.seeds import Role
+from trpo.system import seeds
+from trpo.system.seeds import Role
 
 
 def spawned(seed, *path):

@@ -7,7 +7,7 @@ from trpo.models.distributions import DiagonalGaussian
 from trpo.models.normalizer import ObservationNormalizer
 from trpo.numerics.moments import moments
 from trpo.numerics.params import flatten
-from trpo.objective import Objective, subsample
+from trpo.update.objective import Objective, subsample
 
 SAMPLES = 24
 MICRO_BATCHES = [1, 5, 8, 23, 24, 100]  # one row each; with and without a remainder; all; more than all

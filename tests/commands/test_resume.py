@@ -6,12 +6,13 @@ import time
 
 import pytest
 import torch
+from same_runs import assert_same_run, decided, same, saved
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import checkpoints, rows, summary, train_tiny
 
-from trpo import cli
+from trpo.commands.train import train
 from trpo.record import checkpoint
-from trpo.train import Trainer
+from trpo.trainer import Trainer
 
 # Six iterations after the warm-up, a checkpoint after each, an evaluation after every second.
 FINE = (
@@ -36,37 +37,6 @@ PROBLEMS = {
     "episodes longer than the run": ["env.id=Pendulum-v1"],
     "without running statistics": ["env.id=CartPole-v1", "normalize.observations=false", "normalize.rewards=false"],
 }
-
-
-def decided(directory):
-    """The rows of a run but for its clocks."""
-    free = lambda key: key.startswith("time/") or key == "wall_time"  # noqa: E731
-    return [{key: value for key, value in row.items() if not free(key)} for row in rows(directory)]
-
-
-def saved(file):
-    """All that a checkpoint holds but for its clock, and for how long the run should be."""
-    return {key: value for key, value in checkpoint.load(file).items() if key not in ("seconds", "config")}
-
-
-def same(one, other):
-    """Whether two nested states are equal to the bit."""
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
-
-
-def assert_same_run(one, other):
-    assert decided(one) == decided(other)
-    assert same(saved(checkpoints(one)[-1]), saved(checkpoints(other)[-1]))
-    assert same(saved(one / "checkpoints" / "best.pt"), saved(other / "checkpoints" / "best.pt"))
-    assert summary(one)["exact"] is summary(other)["exact"] is True
-    for key in ("exit_reason", "iterations", "env_steps", "final_evaluation", "best_evaluation"):
-        assert summary(one)[key] == summary(other)[key]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +71,7 @@ def test_a_run_resumed_from_any_of_its_checkpoints_is_the_whole_run(name, whole,
     for number in every if name == "CartPole" or "restarts" in name else (3,):
         resumed = cut(run, tmp_path / str(number), after=number)
         (resumed / "summary.json").unlink()
-        assert cli.train([f"run.resume={resumed}"]) == 0
+        assert train([f"run.resume={resumed}"]) == 0
         assert_same_run(resumed, run)
 
 
@@ -110,7 +80,7 @@ def test_half_a_run_and_its_other_half_are_the_whole_run(name, whole, tmp_path):
     half = tmp_path / "half"
     assert train_tiny(half, *FINE, *PROBLEMS[name], "run.total_steps=128") == 0
     assert len(rows(half)) < len(rows(whole(name)))
-    assert cli.train([f"run.resume={half}", "run.total_steps=224"]) == 0
+    assert train([f"run.resume={half}", "run.total_steps=224"]) == 0
     resumed, expected = decided(half), decided(whole(name))
     if "vector" in name:  # a reset spends a step of it, so its halves end between two evaluations
         resumed, expected = (
@@ -190,7 +160,7 @@ def test_the_summary_of_the_first_part_is_gone_while_the_run_goes_on(whole, tmp_
     monkeypatch.setattr(
         Trainer, "iterate", lambda trainer: (seen.append((run / "summary.json").exists()), iterate(trainer))[1]
     )
-    assert cli.train([f"run.resume={run}", "run.total_steps=225"]) == 0
+    assert train([f"run.resume={run}", "run.total_steps=225"]) == 0
     assert seen == [False] * 5
     assert (run / "summary.json").exists()
 
@@ -199,7 +169,7 @@ def test_what_was_written_after_the_checkpoint_is_dropped_before_the_first_new_r
     run = cut(whole("CartPole"), tmp_path / "run", after=2)
     monkeypatch.setattr(Trainer, "iterate", lambda trainer: crash())
     (run / "summary.json").unlink()
-    assert cli.train([f"run.resume={run}"]) == 1
+    assert train([f"run.resume={run}"]) == 1
     assert decided(run) == decided(whole("CartPole"))[:2]
 
 
@@ -208,7 +178,7 @@ def test_seconds_go_on_from_those_of_the_checkpoint(whole, tmp_path):
     (run / "summary.json").unlink()
     newest = checkpoints(run)[-1]
     torch.save({**checkpoint.load(newest), "seconds": 1_000.0}, newest)
-    assert cli.train([f"run.resume={run}"]) == 0
+    assert train([f"run.resume={run}"]) == 0
     assert 1_000 < summary(run)["seconds"] < 1_100
     assert summary(run)["steps_per_second"] == pytest.approx(224 / summary(run)["seconds"])
 
@@ -220,7 +190,7 @@ def test_a_best_evaluation_before_the_cut_stays_the_best(whole, tmp_path):
     best = {"env_steps": 64, "return_mean": 1e6, "return_std": 0.0, "length_mean": 1.0}
     torch.save({**checkpoint.load(newest), "best_evaluation": best}, newest)
     before = (run / "checkpoints" / "best.pt").read_bytes()
-    assert cli.train([f"run.resume={run}"]) == 0
+    assert train([f"run.resume={run}"]) == 0
     assert summary(run)["best_evaluation"] == best
     assert (run / "checkpoints" / "best.pt").read_bytes() == before
 
@@ -244,6 +214,6 @@ def test_tensorboard_shows_every_step_of_a_resumed_run_once(whole, tmp_path):
 def test_a_resumed_run_says_where_it_goes_on(whole, tmp_path, capsys):
     run = cut(whole("CartPole"), tmp_path / "run", after=3)
     newest = checkpoints(run)[-1]
-    assert cli.train([f"run.resume={run}", "run.total_steps=256"]) == 0
+    assert train([f"run.resume={run}", "run.total_steps=256"]) == 0
     assert f"going on from {newest}\n" in capsys.readouterr().out
     assert [row["iteration"] for row in rows(run)] == list(range(1, 8))

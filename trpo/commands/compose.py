@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from trpo.config import Config, UserError, first_line
 from trpo.keys import check_key
 
-PACKAGE_CONFIGS = Path(__file__).parent / "configs"  # in an installed wheel
-SOURCE_CONFIGS = Path(__file__).parent.parent / "configs"  # in the repository
+PACKAGE_CONFIGS = Path(__file__).parents[1] / "configs"  # in an installed wheel
+SOURCE_CONFIGS = Path(__file__).parents[2] / "configs"  # in the repository
 CONFIGS = PACKAGE_CONFIGS if PACKAGE_CONFIGS.is_dir() else SOURCE_CONFIGS
 LONGEST_NAME = 100
 

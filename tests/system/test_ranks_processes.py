@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
-from test_resume import assert_same_run
+from same_runs import assert_same_run
 from tiny_runs import TINY, agent_of, checkpoints, environment_variables, fingerprints, rows, summary
 
-from trpo import cli, seeds
-from trpo.compose import load_config
+from trpo.commands.compose import load_config
+from trpo.commands.evaluate import evaluate as evaluate_command
+from trpo.commands.train import train
 from trpo.record import checkpoint
 from trpo.sampling.evaluation import evaluate
+from trpo.system import seeds
 
 pytestmark = pytest.mark.slow
 
@@ -131,13 +133,13 @@ def test_its_evaluation_is_that_of_one_process(whole):
 
 
 def test_trpo_evaluate_works_on_it(whole, capsys):
-    assert cli.evaluate([str(whole), "--episodes", "2", "--json"]) == 0
+    assert evaluate_command([str(whole), "--episodes", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["episodes"] == 2
 
 
 def test_its_first_iteration_starts_from_the_statistics_of_one_process(whole, tmp_path):
     """The warm-up is the same to the bit, so the first rollout's policy, and what it met, are the same as well."""
-    assert cli.train([*ARGUMENTS, f"hydra.run.dir={tmp_path / 'alone'}"]) == 0
+    assert train([*ARGUMENTS, f"hydra.run.dir={tmp_path / 'alone'}"]) == 0
     first, alone = rows(whole)[0], rows(tmp_path / "alone")[0]
     for tag in ("rollout/episodes", "policy/entropy", "trust_region/gradient_norm", "trust_region/kl"):
         assert first.get(tag) == pytest.approx(alone.get(tag), rel=1e-4), tag
@@ -207,7 +209,7 @@ def test_another_number_of_ranks_is_refused(whole, torchrun, tmp_path, capsys):
     code, output, own, _ = ended(process)
     assert (code, output) == (1, [])
     assert own == [f"trpo-train: {run} is a run of 2 rank(s), and a run keeps them; here are 3"]
-    assert cli.train([f"run.resume={run}", "run.total_steps=330"]) == 2
+    assert train([f"run.resume={run}", "run.total_steps=330"]) == 2
     assert "is a run of 2 rank(s)" in capsys.readouterr().err
     assert sorted(run.rglob("*")) == before
 

@@ -18,8 +18,8 @@ from trpo.models.networks import Policy
 from trpo.numerics.conjugate_gradient import Solution, Stop, conjugate_gradient, dot
 from trpo.numerics.line_search import line_search
 from trpo.numerics.params import assign
-from trpo.objective import Objective, subsample
-from trpo.step_info import (
+from trpo.update.objective import Objective, subsample
+from trpo.update.step_info import (
     REJECTIONS,
     Outcome,
     StepInfo,

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from trpo import ranks
 from trpo.batch import Batch
 from trpo.models.networks import Policy
 from trpo.numerics.fisher import Product, gauss_newton_product, hessian_product
 from trpo.numerics.line_search import Evaluation
 from trpo.numerics.params import flatten, unflatten
+from trpo.system import ranks
 
 
 class Piece(NamedTuple):

@@ -14,10 +14,10 @@ from rank_scaling import messages
 from rank_work import CUTS, SAMPLES
 from tiny_runs import environment_variables
 
-from trpo import ranks
 from trpo.config import CriticConfig
-from trpo.critic import make_optimizer
 from trpo.numerics.params import flatten
+from trpo.system import ranks
+from trpo.update.critic import make_optimizer
 
 EXACT = {"rtol": 1e-12, "atol": 1e-14}  # float64 rounding
 COUNTS = (3, 2)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from trpo.config import CriticConfig
-from trpo.critic import fit_critic, make_optimizer
 from trpo.models.networks import Critic
+from trpo.update.critic import fit_critic, make_optimizer
 
 ROWS = 200
 

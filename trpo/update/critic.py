@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trpo import ranks
 from trpo.config import CriticConfig
 from trpo.models.networks import Critic
+from trpo.system import ranks
 
 
 class FitInfo(NamedTuple):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_runs import SCRIPTS, process, refusal
 
-from trpo import cli
+from trpo.commands.train import train
 from trpo.keys import fields_by_key
 
 
@@ -85,7 +85,7 @@ MISTAKES = [
 @pytest.mark.filterwarnings("ignore:provider=hydra.searchpath:UserWarning")
 @pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=lambda value: " ".join(value) or "nothing")
 def test_a_mistake_is_one_line_exit_code_2_and_nothing_made(arguments, said):
-    line = refusal(cli.train, *arguments)
+    line = refusal(train, *arguments)
     assert line.startswith("trpo-train: ")
     assert all(words in line for words in said)
 
@@ -97,13 +97,13 @@ def test_a_directory_that_holds_anything_of_a_run_is_refused(elsewhere, name):
     else:
         (elsewhere / "old").mkdir()
         (elsewhere / "old" / name).write_text("precious")
-    assert "hydra.run.dir" in refusal(cli.train, "task=cartpole", "hydra.run.dir=old")
+    assert "hydra.run.dir" in refusal(train, "task=cartpole", "hydra.run.dir=old")
 
 
 @pytest.mark.parametrize("directory", ["file", "file/below"])
 def test_a_file_in_place_of_the_run_directory_is_refused(elsewhere, directory):
     (elsewhere / "file").write_text("precious")
-    assert "file" in refusal(cli.train, "task=cartpole", f"hydra.run.dir={directory}")
+    assert "file" in refusal(train, "task=cartpole", f"hydra.run.dir={directory}")
     assert (elsewhere / "file").read_text() == "precious"
 
 
@@ -111,7 +111,7 @@ def test_one_job_of_a_sweep_whose_directory_is_taken_refuses_the_sweep(elsewhere
     (elsewhere / "old" / "1").mkdir(parents=True)
     (elsewhere / "old" / "1" / "metrics.jsonl").write_text("")
     line = refusal(
-        cli.train, "-m", "task=cartpole", "seed=0,1", "hydra.sweep.dir=old", "hydra.sweep.subdir=${hydra.job.num}"
+        train, "-m", "task=cartpole", "seed=0,1", "hydra.sweep.dir=old", "hydra.sweep.subdir=${hydra.job.num}"
     )
     assert "old/1" in line
 
@@ -173,7 +173,7 @@ def test_no_bad_configuration_gets_past_the_command(bad, seed, first):
     name, override = bad
     good = ["task=cartpole", "env.num_envs=3", f"run.total_steps={seed + 1}"]
     good = [line for line in good if line.split("=")[0] != name]  # a later one would win
-    assert name in refusal(cli.train, *([override, *good] if first else [*good, override]))
+    assert name in refusal(train, *([override, *good] if first else [*good, override]))
 
 
 def test_every_number_of_the_configuration_is_in_the_table_of_ranges():
@@ -182,7 +182,7 @@ def test_every_number_of_the_configuration_is_in_the_table_of_ranges():
 
 
 def test_the_help_names_every_task_and_every_key(capsys, elsewhere):
-    assert cli.train(["--help"]) == 0
+    assert train(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for task in ("cartpole", "hopper", "humanoid", "swimmer", "walker2d"):
         assert any(line.split()[:1] == [task] for line in lines)
@@ -192,14 +192,14 @@ def test_the_help_names_every_task_and_every_key(capsys, elsewhere):
 
 
 def test_the_help_of_every_task_names_a_registered_environment(capsys):
-    cli.train(["-h"])
+    train(["-h"])
     _, tasks = capsys.readouterr().out.split("Tasks (task=…):\n")
     for line in tasks.split("\n\n")[0].splitlines():
         assert line.split()[1] in gymnasium.registry
 
 
 def test_showing_the_configuration_runs_nothing_and_makes_no_directory(capsys, elsewhere):
-    assert cli.train(["task=hopper", "seed=7", "--cfg", "job"]) == 0
+    assert train(["task=hopper", "seed=7", "--cfg", "job"]) == 0
     shown = capsys.readouterr().out
     assert "seed: 7" in shown
     assert "id: Hopper-v5" in shown
@@ -207,12 +207,12 @@ def test_showing_the_configuration_runs_nothing_and_makes_no_directory(capsys, e
 
 
 def test_showing_a_configuration_with_a_mistake_is_refused_too():
-    assert "nonsense" in refusal(cli.train, "task=cartpole", "nonsense=7", "--cfg", "job")
+    assert "nonsense" in refusal(train, "task=cartpole", "nonsense=7", "--cfg", "job")
 
 
 def test_hydras_own_help_is_there(capsys, elsewhere):
     with contextlib.suppress(SystemExit):  # Hydra ends the process itself
-        assert cli.train(["--hydra-help"]) == 0
+        assert train(["--hydra-help"]) == 0
     assert "--multirun" in capsys.readouterr().out
     assert list(elsewhere.iterdir()) == []
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_runs import agent_of, checkpoints, refusal, train_tiny
 
-from trpo import cli
-from trpo.compose import load_config
+from trpo.commands.compose import load_config
+from trpo.commands.evaluate import evaluate as evaluate_command
 from trpo.record import checkpoint
 from trpo.sampling import evaluation
 
@@ -33,7 +33,7 @@ def run(trained, tmp_path, monkeypatch):
 
 
 def evaluate(capsys, *arguments):
-    assert cli.evaluate([str(argument) for argument in arguments]) == 0
+    assert evaluate_command([str(argument) for argument in arguments]) == 0
     return capsys.readouterr().out
 
 
@@ -100,7 +100,7 @@ def test_a_video_is_written_where_it_is_asked_for(run, capsys):
 def test_another_environment_than_the_checkpoints_does_not_fit(run):
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("CartPole-v1", "Acrobot-v1"))
-    line = refusal(cli.evaluate, "run")
+    line = refusal(evaluate_command, "run")
     assert checkpoints(run)[-1].name in line
     assert "does not fit" in line
     assert "size mismatch for policy.network.0.weight" in line
@@ -109,13 +109,13 @@ def test_another_environment_than_the_checkpoints_does_not_fit(run):
 def test_a_damaged_checkpoint_is_refused_by_name(run):
     newest = checkpoints(run)[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    assert newest.name in refusal(cli.evaluate, "run", "--checkpoint", str(newest))
+    assert newest.name in refusal(evaluate_command, "run", "--checkpoint", str(newest))
 
 
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(run, capsys, caplog):
     *_, before, newest = checkpoints(run)
     newest.write_bytes(newest.read_bytes()[:1000])
-    assert cli.evaluate(["run", "--episodes", "1"]) == 0
+    assert evaluate_command(["run", "--episodes", "1"]) == 0
     assert f"after {checkpoint.load(before)['env_steps']} steps" in capsys.readouterr().out
     assert newest.name in caplog.text
 
@@ -123,12 +123,12 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(run,
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused(run):
     for file in checkpoints(run):
         file.write_bytes(file.read_bytes()[:1000])
-    assert "no checkpoint that can be read" in refusal(cli.evaluate, "run")
+    assert "no checkpoint that can be read" in refusal(evaluate_command, "run")
 
 
 def test_a_checkpoint_of_something_else_is_refused_by_name(run):
     checkpoint.save(run / "other.pt", {"weights": torch.ones(3)})
-    assert "other.pt" in refusal(cli.evaluate, "run", "--checkpoint", "run/other.pt")
+    assert "other.pt" in refusal(evaluate_command, "run", "--checkpoint", "run/other.pt")
 
 
 @pytest.mark.parametrize("left", ["checkpoints", "nothing"])
@@ -137,7 +137,7 @@ def test_a_run_without_a_checkpoint_says_so(run, left):
         file.unlink()
     if left == "nothing":
         (run / "checkpoints").rmdir()
-    assert "no checkpoint" in refusal(cli.evaluate, "run")
+    assert "no checkpoint" in refusal(evaluate_command, "run")
 
 
 # What is typed next to a whole run, and what the one line must say.
@@ -161,6 +161,6 @@ MISTAKES = [
 )
 @pytest.mark.usefixtures("run")
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, said):
-    line = refusal(cli.evaluate, *arguments)
+    line = refusal(evaluate_command, *arguments)
     assert line.startswith("trpo-evaluate: ")
     assert said in line

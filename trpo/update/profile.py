@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trpo import ranks
 from trpo.batch import Batch
 from trpo.config import TrustRegionConfig
 from trpo.models.networks import Policy
 from trpo.numerics.conjugate_gradient import dot, ritz_values
 from trpo.numerics.taylor import taylor_terms
-from trpo.objective import Objective
-from trpo.step_info import StepInfo
+from trpo.system import ranks
+from trpo.update.objective import Objective
+from trpo.update.step_info import StepInfo
 
 FRACTIONS = tuple(k / 10 for k in range(21))  # of the full step: 0 to 2
 

@@ -14,8 +14,8 @@ from trpo.models.distributions import DiagonalGaussian
 from trpo.models.normalizer import ObservationNormalizer
 from trpo.numerics.conjugate_gradient import Stop
 from trpo.numerics.params import flatten
-from trpo.objective import Objective
-from trpo.trust_region import Outcome, solve, trust_region_step
+from trpo.update.objective import Objective
+from trpo.update.trust_region import Outcome, solve, trust_region_step
 
 SAMPLES = 60
 CONVERGED = {"cg_iterations": 200, "cg_tolerance": 1e-12}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trpo.numerics.conjugate_gradient import Solution, dot, ritz_values
 from trpo.numerics.line_search import Search, Verdict
-from trpo.objective import Objective
+from trpo.update.objective import Objective
 
 
 class Outcome(Enum):

@@ -1,0 +1,87 @@
+"""The command `trpo-evaluate`: returns of a trained agent."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trpo.commands.compose import load_config
+from trpo.commands.exit_codes import command, refuse
+from trpo.config import UserError
+from trpo.models.agent import load_agent
+from trpo.record import checkpoint, run_directory
+from trpo.sampling.evaluation import Evaluation
+from trpo.sampling.evaluation import evaluate as evaluate_agent
+from trpo.sampling.making import check_environment
+from trpo.trainer import agent_for
+
+
+@command("trpo-evaluate")
+def evaluate(arguments: list[str]) -> int:
+    """Evaluate the agent of a run directory and print its returns."""
+    options = evaluation_parser().parse_args(arguments)
+    if options.episodes < 1 or options.seed < 0:
+        raise UserError(f"--episodes must be at least 1 and --seed at least 0: {options.episodes}, {options.seed}")
+    run_directory.check_is_run(options.run_directory)
+    config = load_config(options.run_directory / run_directory.CONFIG)
+    file, state = read_checkpoint(options.run_directory / run_directory.CHECKPOINTS, options.checkpoint)
+    agent = agent_for(config, check_environment(config.env))
+    load_agent(agent, state, str(file))
+    evaluation = evaluate_agent(
+        agent,
+        config.env,
+        episodes=range(options.episodes),
+        seed=options.seed,
+        stochastic=options.stochastic,
+        video=options.video,
+    )
+    figures = describe(evaluation)
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        print(f"{config.env.id} after {state['env_steps']:,} steps, {options.episodes} episodes:")
+        print("return {return_mean:.2f} ± {return_std:.2f} ({return_min:.2f} to {return_max:.2f})".format(**figures))
+        print(f"length {figures['length_mean']:.1f}")
+    return 0
+
+
+def evaluation_parser() -> argparse.ArgumentParser:
+    """Return the parser of `trpo-evaluate`."""
+    parser = argparse.ArgumentParser(
+        prog="trpo-evaluate",
+        description="Returns of a trained agent: mean ± standard deviation over episodes.",
+    )
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.add_argument("run_directory", type=Path, metavar="RUN_DIR", help="where trpo-train wrote the run")
+    parser.add_argument("--episodes", type=int, default=20, help="how many (default: 20)")
+    parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the mode")
+    parser.add_argument("--seed", type=int, default=0, help="of initial states and actions (default: 0)")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the newest of the run")
+    parser.add_argument("--video", type=Path, metavar="DIR", help="write every episode as MP4 into DIR")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def read_checkpoint(folder: Path, chosen: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Return the chosen checkpoint or the newest that can be read. Raises `UserError` if there is none."""
+    if chosen is not None:
+        return chosen, checkpoint.load(chosen)
+    found = checkpoint.newest_readable(folder)
+    if found is None:
+        raise UserError(f"{folder} holds no checkpoint yet")
+    return found
+
+
+def describe(evaluation: Evaluation) -> dict[str, float]:
+    """Return the figures of `trpo-evaluate --json`."""
+    returns = np.array(evaluation.returns)
+    return {
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_min": float(returns.min()),
+        "return_max": float(returns.max()),
+        "length_mean": float(np.mean(evaluation.lengths)),
+        "episodes": len(returns),
+    }

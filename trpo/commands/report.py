@@ -1,0 +1,26 @@
+"""The command `trpo-report`: runs to one page."""
+
+import argparse
+from pathlib import Path
+
+from trpo.commands.exit_codes import command, refuse
+from trpo.config import UserError
+
+
+@command("trpo-report")
+def report(arguments: list[str]) -> int:
+    """Write the report of the runs in some directories and print where it is."""
+    parser = argparse.ArgumentParser(
+        prog="trpo-report", description="Runs, or a whole sweep, to figures, tables and one self-contained HTML page."
+    )
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="runs, or folders that hold runs")
+    parser.add_argument("--output", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+    options = parser.parse_args(arguments)
+    try:
+        from trpo.record.report import write_report
+        from trpo.record.runs import find_runs
+    except ModuleNotFoundError as error:
+        raise UserError(f"trpo-report needs {error.name}: pip install 'trpo[report]'") from error
+    print(write_report(find_runs(options.directories), options.output))
+    return 0

@@ -1,0 +1,80 @@
+"""The command `trpo-train`: one run, or a sweep."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import Field
+
+from trpo.commands.compose import tasks
+from trpo.commands.exit_codes import command
+from trpo.commands.launch import launch
+from trpo.config import FINITE, describe_range
+from trpo.keys import fields_by_key
+
+
+@command("trpo-train")
+def train(arguments: list[str]) -> int:
+    """Print the help, or train."""
+    if {"-h", "--help"} & set(arguments):
+        print(help_text())
+        return 0
+    with console():
+        return launch(arguments)
+
+
+@contextmanager
+def console() -> Iterator[None]:
+    """Show what is meant for the person, and only that; `train.log` gets everything."""
+    logger, handler = logging.getLogger("trpo.console"), logging.StreamHandler(sys.stdout)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def help_text() -> str:
+    """Return the help of `trpo-train`: tasks and keys come from the files and dataclasses themselves."""
+    task_lines = [f"  {name:<26}{environment}" for name, environment in tasks().items()]
+    key_lines = [
+        f"  {f'{name}={default_of(field)}':<44} {field.metadata['text']}{range_of(field)}"
+        for name, field in fields_by_key()
+    ]
+    return "\n".join(
+        [
+            "Train a TRPO agent.",
+            "",
+            "  trpo-train task=cartpole                            a task with its settings",
+            "  trpo-train env.id=Acrobot-v1                        any Gymnasium environment",
+            "  trpo-train task=hopper seed=3 trust_region.max_kl=0.02",
+            "  trpo-train -m task=cartpole,acrobot seed=0,1,2      a sweep: every combination",
+            "  trpo-train task=hopper --cfg job                    show the configuration, run nothing",
+            "",
+            "Tasks (task=…):",
+            *task_lines,
+            "",
+            "Keys and their defaults:",
+            *key_lines,
+            "",
+            "hydra.run.dir=DIR chooses the run directory, hydra.sweep.dir=DIR that of a sweep. --config-dir DIR adds a",
+            "directory with task/*.yaml of your own. --hydra-help explains Hydra's other flags.",
+            "Exit codes: 0 finished, 1 a run failed, 2 a mistake on the command line, 130 or 143 stopped by a signal.",
+        ]
+    )
+
+
+def default_of(field: Field) -> str:
+    """Return a field's default as it would be typed."""
+    if field.default_factory is dict:
+        return "{}"
+    if isinstance(field.default, bool):
+        return str(field.default).lower()
+    return str(list(field.default)) if isinstance(field.default, tuple) else str(field.default)
+
+
+def range_of(field: Field) -> str:
+    """Return a field's range in brackets, if its line of help does not say it already."""
+    words = describe_range(field)
+    return "" if field.metadata["choices"] or words == FINITE else f" ({words})"

@@ -1,0 +1,1 @@
+"""What a process has to do with its machine: ranks, devices, seeds, signals, time."""

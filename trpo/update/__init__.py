@@ -1,0 +1,1 @@
+"""What changes the agent: the trust-region step, its objective and figures, and the value fit."""

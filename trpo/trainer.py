@@ -27,6 +27,7 @@ from trpo.sampling.interface import Interface
 from trpo.system import ranks, seeds
 from trpo.system.device import resolve_device
 from trpo.system.laps import Laps
+from trpo.system.memory import keep_freed_memory
 from trpo.update.critic import fit_critic, make_optimizer
 from trpo.update.step_info import Outcome, StepInfo
 from trpo.update.trust_region import trust_region_step
@@ -49,6 +50,7 @@ class Trainer:
         self.config = config
         self.device = resolve_device(config)
         torch.set_num_threads(config.run.threads)
+        keep_freed_memory()
         if config.run.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
         torch.use_deterministic_algorithms(config.run.deterministic)

@@ -1,4 +1,4 @@
-"""Conjugate gradient for Ax = b with a symmetric positive definite A known only by its products."""
+"""Conjugate gradient for (A + damping·I)x = b with a symmetric A known only by its products."""
 
 import math
 from collections.abc import Callable
@@ -23,8 +23,9 @@ class Solution(NamedTuple):
     """The last good iterate and how it was reached."""
 
     x: Tensor  # (P,)
+    product: Tensor  # Ax (P,), undamped, put together from the products that were made
     stop: Stop
-    residuals: list[float]  # ‖b − Ax_k‖ / ‖b‖ by recurrence, k = 0 … iterations
+    residuals: list[float]  # ‖b − (A + damping·I)x_k‖ / ‖b‖ by recurrence, k = 0 … iterations
     alphas: list[float]  # step lengths, one per iteration
     betas: list[float]  # direction updates, one per iteration
 
@@ -40,16 +41,17 @@ def dot(a: Tensor, b: Tensor) -> float:
 
 
 def conjugate_gradient(
-    product: Callable[[Tensor], Tensor], b: Tensor, *, max_iterations: int, tolerance: float
+    product: Callable[[Tensor], Tensor], b: Tensor, *, damping: float = 0.0, max_iterations: int, tolerance: float
 ) -> Solution:
-    """Return x ≈ A⁻¹b from at most `max_iterations` products (Nocedal & Wright 2006, algorithm 5.2).
+    """Return x ≈ (A + damping·I)⁻¹b from at most `max_iterations` products (Nocedal & Wright 2006, algorithm 5.2).
 
     Differs from the textbook in how it ends, not in what it computes. The start is x = 0 (so x never holds
     anything that is not in the Krylov space of b), the tolerance is relative to ‖b‖, and no epsilon props up a
-    division: a curvature pᵀAp ≤ 0 or a non-finite number stops with its own reason and the iterate before it.
+    division: a curvature ≤ 0 or a non-finite number stops with its own reason and the iterate before it. The first
+    product is one with b itself. Ax = Σ α_k Ap_k comes with x, so that nobody needs another product for xᵀAx.
     Inputs are not modified; the same inputs give the same bits.
     """
-    x, r, p = torch.zeros_like(b), b, b
+    x, Ax, r, p = torch.zeros_like(b), torch.zeros_like(b), b, b
     r_squared = dot(r, r)
     b_norm = r_squared**0.5
     residuals: list[float] = [1.0]
@@ -57,12 +59,13 @@ def conjugate_gradient(
     betas: list[float] = []
     stop = Stop.MAX_ITERATIONS
     if not math.isfinite(r_squared):
-        return Solution(x, Stop.NON_FINITE, [], alphas, betas)
+        return Solution(x, Ax, Stop.NON_FINITE, [], alphas, betas)
     if r_squared == 0.0:
-        return Solution(x, Stop.ZERO_RIGHT_HAND_SIDE, [0.0], alphas, betas)
+        return Solution(x, Ax, Stop.ZERO_RIGHT_HAND_SIDE, [0.0], alphas, betas)
     for _ in range(max_iterations):
         Ap = product(p)
-        curvature = dot(p, Ap)
+        damped = Ap + damping * p
+        curvature = dot(p, damped)
         if not math.isfinite(curvature):  # any NaN or infinity in Ap makes the sum one
             stop = Stop.NON_FINITE
             break
@@ -74,8 +77,8 @@ def conjugate_gradient(
         if not math.isfinite(dot(following, following)):
             stop = Stop.NON_FINITE
             break
-        x = following
-        r = r - alpha * Ap
+        x, Ax = following, Ax + alpha * Ap
+        r = r - alpha * damped
         previous, r_squared = r_squared, dot(r, r)
         alphas.append(alpha)
         betas.append(r_squared / previous)
@@ -84,15 +87,15 @@ def conjugate_gradient(
             stop = Stop.CONVERGED
             break
         p = r + betas[-1] * p
-    return Solution(x, stop, residuals, alphas, betas)
+    return Solution(x, Ax, stop, residuals, alphas, betas)
 
 
 def ritz_values(solution: Solution) -> Tensor:
-    """Return estimates of A's eigenvalues, ascending (iterations,), free of further products.
+    """Return estimates of the eigenvalues of A + damping·I, ascending (iterations,), free of further products.
 
     Eigenvalues of the Lanczos matrix that the coefficients spell out (Golub & Van Loan 2013, section 11.3.5; Saad
-    2003, section 6.7.3): T_kk = 1/α_k + β_{k−1}/α_{k−1}, T_{k,k+1} = √β_k / α_k. Its extreme values approach those
-    of A from inside as far as b excites them.
+    2003, section 6.7.3): T_kk = 1/α_k + β_{k−1}/α_{k−1}, T_{k,k+1} = √β_k / α_k. Its extreme values approach
+    those of the matrix from inside as far as b excites them.
     """
     alphas = torch.tensor(solution.alphas, dtype=torch.float64)
     betas = torch.tensor(solution.betas, dtype=torch.float64)

@@ -7,7 +7,6 @@
 """
 
 import math
-from collections.abc import Callable
 
 from torch import Tensor
 
@@ -51,7 +50,8 @@ def trust_region_step(policy: Policy, batch: Batch, config: TrustRegionConfig, *
     objective = Objective(policy, batch, fisher=config.fisher, micro_batch=config.micro_batch)
     gradient = objective.gradient()
     solution, damping = solve(policy, batch, objective, gradient, config)
-    curvature = dot(solution.x, objective.fisher_product(solution.x))  # xᵀFx
+    whole = config.fisher_fraction == 1.0  # then the solve has Fx already
+    curvature = dot(solution.x, solution.product if whole else objective.fisher_product(solution.x))  # xᵀFx
     solved = solver_figures(objective, gradient, solution, damping, max_kl)
     if outcome := failure(solution, gradient, curvature):
         return StepInfo(outcome, **solved)
@@ -81,27 +81,29 @@ def solve(
     if config.fisher_fraction < 1.0:
         rows = subsample(batch, config.fisher_fraction)
         objective = Objective(policy, rows, fisher=config.fisher, micro_batch=config.micro_batch)
-    damping = config.damping
+    damping, known = config.damping, None
     if config.relative_damping > 0.0:
-        damping += config.relative_damping * curvature_along(gradient, objective.fisher_product)
+        known = objective.fisher_product(gradient)  # Fg, and with it the first product of the solve
+        damping += config.relative_damping * rayleigh_quotient(gradient, known)
     solution = conjugate_gradient(
-        lambda v: objective.fisher_product(v) + damping * v,
+        lambda v: known if v is gradient and known is not None else objective.fisher_product(v),
         gradient,
+        damping=damping,
         max_iterations=config.cg_iterations,
         tolerance=config.cg_tolerance,
     )
     return solution, damping
 
 
-def curvature_along(gradient: Tensor, product: Callable[[Tensor], Tensor]) -> float:
-    """Return gᵀFg / gᵀg, or 0 for a gradient of zero.
+def rayleigh_quotient(gradient: Tensor, product: Tensor) -> float:
+    """Return gᵀFg / gᵀg, the curvature along g, from g and Fg; 0 for a gradient of zero.
 
     Curvature differs from task to task by three orders of magnitude (1 for categorical policies, 10³ for narrow
     Gaussian ones) and grows as σ shrinks. A share of it damps all of them alike, and does not change with the units of
     the parameters. In exact arithmetic it is between 0 and the largest eigenvalue of F.
     """
     squared = dot(gradient, gradient)
-    return max(dot(gradient, product(gradient)) / squared, 0.0) if squared else 0.0
+    return max(dot(gradient, product) / squared, 0.0) if squared else 0.0
 
 
 def failure(solution: Solution, gradient: Tensor, curvature: float) -> Outcome | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import operator
+import os
 
 import pytest
 import torch
@@ -109,6 +110,16 @@ def timeout_of(config, directory):
     return backend.timeout
 
 
+def pinned(config, directory):
+    """How many threads may run on one core only while EnvPool's are there."""
+    backend = Backend(dataclasses.replace(config.env, num_envs=len(os.sched_getaffinity(0))))
+    backend.reset(seed=[0] * backend.envs.num_envs)
+    threads = [int(name) for name in os.listdir("/proc/self/task")]
+    count = sum(len(os.sched_getaffinity(thread)) == 1 for thread in threads)
+    backend.close()
+    return count
+
+
 def files_in(folder):
     return lambda config, directory: len(list((run_of(config, directory) / folder).glob("*")))
 
@@ -144,6 +155,7 @@ SEEN = {
         ["env.backend=async", "env.timeout=0"],
         ["env.backend=async", "env.timeout=30"],
     ),
+    "env.pin": (pinned, ["env.backend=envpool"], ["env.backend=envpool", "env.pin=false"]),
     "record.profile_every": (files_in("profiles"), ["record.profile_every=0"], ["record.profile_every=1"]),
     "record.dump_every": (files_in("dumps"), ["record.dump_every=0"], ["record.dump_every=1"]),
     "run.deterministic": (deterministic_after, ["run.deterministic=false"], ["run.deterministic=true"]),

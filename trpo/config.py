@@ -107,6 +107,7 @@ class EnvConfig(Section):
     restart_every: int = key(
         0, "steps between restarts of vector and envpool, since which resume replays; 0: ten time limits", at_least=0
     )
+    pin: bool = key(True, "EnvPool's threads keep to a core each, if it has as many; false beside other runs")
     kwargs: dict[str, Any] = key({}, "for the environment's constructor: +env.kwargs.goal_velocity=0.1")
 
     def __post_init__(self) -> None:
@@ -228,7 +229,7 @@ class RunConfig(Section):
     evaluation_episodes: int = key(20, "deterministic episodes per evaluation; 0: never evaluate", at_least=0)
     checkpoint_every: int = key(100_000, "0: only at the end", at_least=0)
     keep_checkpoints: int = key(3, "newest checkpoints kept, besides the best by evaluation", at_least=1)
-    threads: int = key(1, "torch threads for the updates; acting always uses one", at_least=1)
+    threads: int = key(1, "torch threads for updates; more only if nothing else runs: they wait awake", at_least=1)
     deterministic: bool = key(False, "refuse torch operations that are not deterministic (they matter on a GPU)")
     resume: str = key("", "a run directory to go on with; auto: that of hydra.run.dir, if it holds an unfinished run")
     fallback_directory: str = key("", "where the state goes if the run directory cannot be written")

@@ -53,7 +53,8 @@ class Trainer:
         keep_freed_memory()
         if config.run.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
-        torch.use_deterministic_algorithms(config.run.deterministic)
+        if config.run.deterministic != torch.are_deterministic_algorithms_enabled():  # it imports for over a second
+            torch.use_deterministic_algorithms(config.run.deterministic)
         self.environments = Environments(config.env, config.seed, ranks.share(config.env.num_envs))
         try:
             self._make_parts()

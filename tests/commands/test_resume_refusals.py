@@ -138,6 +138,7 @@ def test_an_override_is_compared_with_what_the_run_has_and_not_with_the_defaults
 
 # Another value of every key that may change.
 APPLIED = {
+    "env.pin": False,
     "run.total_steps": 96,
     "run.evaluate_every": 32,
     "run.evaluation_episodes": 1,

@@ -229,6 +229,7 @@ def test_an_observation_outside_its_space_is_said_once_and_learned_from(caplog):
     environments = Environments(EnvConfig(id="Straying-v0", num_envs=2), seed=0)
     for _ in range(3):
         transition = environments.step(torch.zeros(2, 1))
+        environments.watch(transition.next_observations.unsqueeze(0))
     environments.close()
     assert transition.next_observations.abs().tolist() == [[2.0], [2.0]]
     assert caplog.text.count("outside the environment's own space") == 1
@@ -236,7 +237,7 @@ def test_an_observation_outside_its_space_is_said_once_and_learned_from(caplog):
 
 def test_observations_inside_their_space_are_not_remarked_upon(caplog):
     environments = Environments(EnvConfig(id="CartPole-v1", num_envs=2), seed=0)
-    environments.step(torch.zeros(2, 1))
+    environments.watch(environments.step(torch.zeros(2, 1)).next_observations.unsqueeze(0))
     environments.close()
     assert "outside" not in caplog.text
 

@@ -10,8 +10,9 @@ from trpo.config import Config, UserError
 from trpo.record import run_directory
 
 AUTO = "auto"
-# What may change when a run goes on: how long it is and what is recorded. Everything else decides the numbers.
+# What may change when a run goes on: how long it is, what is recorded, where threads run. All else decides the numbers.
 CHANGEABLE = (
+    "env.pin",
     "run.total_steps",
     "run.evaluate_every",
     "run.evaluation_episodes",

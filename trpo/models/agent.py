@@ -1,6 +1,6 @@
 """The agent: everything that evaluation needs and a checkpoint saves."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,11 +8,9 @@ from torch import Tensor, nn
 
 from trpo.config import Config, PolicyConfig, UserError
 from trpo.models.distributions import DiagonalGaussian, Distribution
-from trpo.models.networks import Critic, GaussianPolicy, LogitPolicy, Policy
+from trpo.models.networks import Actor, Critic, GaussianPolicy, LogitPolicy, Policy
 from trpo.models.normalizer import ObservationNormalizer, OneHotScale, RewardScale
 from trpo.system import seeds
-
-Actor = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Agent(nn.Module):
@@ -38,17 +36,11 @@ class Agent(nn.Module):
     def actor(self) -> Actor:
         """Return the map of raw observations (B, O) to actions (B, A): sampled with noise, or the mode without.
 
-        It is that of the agent as it is now, valid until a parameter changes; its actions are inference tensors.
+        It is that of the agent as it is now, valid until a parameter changes.
         """
-        parameters, distribution = self.policy.snapshot(), self.policy.distribution
-        normalize = self.normalize if self.normalizer is None else self.normalizer.forward
-
-        @torch.inference_mode()
-        def act(observations: Tensor, noise: Tensor | None) -> Tensor:
-            y = parameters(normalize(observations))
-            return distribution.mode(y) if noise is None else distribution.sample(y, noise)
-
-        return act
+        policy = self.policy.actor()
+        normalize = self.normalize if self.normalizer is None else self.normalizer.snapshot()
+        return lambda observations, noise: policy(normalize(observations), noise)
 
 
 def make_agent(config: Config, *, observation_size: int, one_hot: bool, distribution: Distribution) -> Agent:

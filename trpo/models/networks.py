@@ -6,14 +6,16 @@ They share nothing, so that fitting the critic cannot move the policy outside th
 import itertools
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from trpo.models.distributions import DiagonalGaussian, Distribution
+from trpo.numerics import perceptron
 
 Map = Callable[[Tensor], Tensor]  # rows to rows
+Actor = Callable[[Tensor, Tensor | None], Tensor]  # observations and noise to actions
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -38,22 +40,26 @@ def mlp(sizes: tuple[int, ...], *, activation: str, last_gain: float, generator:
 
 
 def unwrapped(network: nn.Sequential) -> Map:
-    """Return what a network of linear layers and activations computes now, without the modules around it.
+    """Return what an `mlp` computes now, to rounding, without the modules around it and without new memory.
 
-    Bit for bit the same; a module's bookkeeping costs more than the arithmetic of a few rows. Valid until a
-    parameter changes.
+    A module's bookkeeping costs more than the arithmetic of a few rows. Valid until a parameter changes; each result
+    is overwritten by the next.
     """
-    layers: list[Map] = []
-    for layer in network:
-        if isinstance(layer, nn.Linear):
-            layers.append(partial(nn.functional.linear, weight=layer.weight.detach(), bias=layer.bias.detach()))
-        else:
-            layers.append(layer.forward)
+    linears = [(layer.bias.detach(), layer.weight.detach().T) for layer in network if isinstance(layer, nn.Linear)]
+    activations = [perceptron.ACTIVATIONS[type(layer)] for layer in [*network][1::2]]
 
-    def forward(inputs: Tensor) -> Tensor:
-        for layer in layers:
-            inputs = layer(inputs)
-        return inputs
+    @cache
+    def places(rows: int) -> list[tuple[Tensor, perceptron.Kernel | None]]:
+        z = [weight.new_empty(rows, weight.shape[1]) for _, weight in linears]
+        kernels = [activation.forward(place, place) for activation, place in zip(activations, z[:-1], strict=True)]
+        return list(zip(z, [*kernels, None], strict=True))
+
+    def forward(rows: Tensor) -> Tensor:
+        for (bias, weight), (z, activate) in zip(linears, places(len(rows)), strict=True):
+            rows = torch.addmm(bias, rows, weight, out=z)
+            if activate:
+                activate()
+        return rows
 
     return forward
 
@@ -74,6 +80,17 @@ class Policy(nn.Module):
     def snapshot(self) -> Map:
         """Return `forward` as it is now, in the form that acts fastest; valid until a parameter changes."""
         return self
+
+    def actor(self) -> Actor:
+        """Return the map of observations (B, O) to actions (B, A), as it is now: samples by noise, the mode without."""
+        parameters, distribution = self.snapshot(), self.distribution
+
+        @torch.no_grad()
+        def act(observations: Tensor, noise: Tensor | None) -> Tensor:
+            y = parameters(observations)
+            return distribution.mode(y) if noise is None else distribution.sample(y, noise)
+
+        return act
 
 
 class LogitPolicy(Policy):
@@ -137,14 +154,14 @@ class GaussianPolicy(Policy):
         """Return log σ (A,)."""
         return self.min_log_std + nn.functional.softplus(self.rho)
 
-    def snapshot(self) -> Map:
-        """Return `forward` as it is now; valid until a parameter changes."""
-        mean, log_std = unwrapped(self.network), self.log_std().detach()
+    def actor(self) -> Actor:
+        """Return μ + σε, or μ without noise; σ is the same for every row, and is computed once."""
+        mean, std = unwrapped(self.network), self.log_std().detach().exp()
 
-        def parameters(observations: Tensor) -> Tensor:
-            return torch.cat([mean(observations), log_std.expand(len(observations), -1)], dim=-1)
+        def act(observations: Tensor, noise: Tensor | None) -> Tensor:
+            return mean(observations).clone() if noise is None else torch.addcmul(mean(observations), std, noise)
 
-        return parameters
+        return act
 
 
 class Critic(nn.Module):

@@ -14,35 +14,44 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 aten: Any = torch.ops.aten  # the kernels that autograd itself calls, here with a place for their result
 
 
-class Activation(NamedTuple):
-    """φ and its derivative."""
+Kernel = Callable[[], Any]
 
-    forward: Callable[[Tensor, Tensor], Any]  # z, h: h becomes φ(z)
-    backward: Callable[[Tensor, Tensor, Tensor], Any]  # δ, z, h: δ becomes δ ∘ φ'(z)
+
+class Activation(NamedTuple):
+    """φ and its derivative, as kernels that know their places."""
+
+    forward: Callable[[Tensor, Tensor], Kernel]  # z, h: h becomes φ(z); they may be the same
+    backward: Callable[[Tensor, Tensor, Tensor], Kernel]  # δ, z, h: δ becomes δ ∘ φ'(z)
+
+
+def tanh(z: Tensor, h: Tensor) -> Kernel:
+    """Return the kernel for h = tanh z: on a CPU that of NumPy, which takes a quarter of the time of torch and MKL."""
+    return partial(np.tanh, z.numpy(), h.numpy()) if z.device.type == "cpu" else partial(torch.tanh, z, out=h)
 
 
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.Tanh: Activation(
-        lambda z, h: torch.tanh(z, out=h),
-        lambda delta, _, h: aten.tanh_backward.grad_input(delta, h, grad_input=delta),
+        tanh,
+        lambda delta, _, h: partial(aten.tanh_backward.grad_input, delta, h, grad_input=delta),
     ),
     nn.ReLU: Activation(
-        lambda z, h: torch.clamp_min(z, 0, out=h),
-        lambda delta, z, _: aten.threshold_backward.grad_input(delta, z, 0, grad_input=delta),
+        lambda z, h: partial(torch.clamp_min, z, 0, out=h),
+        lambda delta, z, _: partial(aten.threshold_backward.grad_input, delta, z, 0, grad_input=delta),
     ),
     nn.ELU: Activation(
-        lambda z, h: aten.elu.out(z, out=h),
-        lambda delta, z, _: aten.elu_backward.grad_input(delta, 1, 1, 1, False, z, grad_input=delta),
+        lambda z, h: partial(aten.elu.out, z, out=h),
+        lambda delta, z, _: partial(aten.elu_backward.grad_input, delta, 1, 1, 1, False, z, grad_input=delta),
     ),
     nn.SiLU: Activation(
-        lambda z, h: aten.silu.out(z, out=h),
-        lambda delta, z, _: aten.silu_backward.grad_input(delta, z, grad_input=delta),
+        lambda z, h: partial(aten.silu.out, z, out=h),
+        lambda delta, z, _: partial(aten.silu_backward.grad_input, delta, z, grad_input=delta),
     ),
 }
 
@@ -70,7 +79,7 @@ class Program(NamedTuple):
     """What is computed for one number of rows n: kernels that know where to read and where to write."""
 
     rows: Tensor  # [s 1 G] (n, O + 2), filled before a run
-    kernels: list[Callable[[], Any]]
+    kernels: list[Kernel]
 
 
 class Perceptron:
@@ -120,19 +129,19 @@ class Perceptron:
         inputs = [rows[:, :-1], *(rows.new_ones(count, columns) for _, columns in self.shapes[1:])]  # [h 1]
         z, delta = ([rows.new_empty(count, width) for width, _ in self.shapes] for _ in range(2))
         weights, gradients = self._matrices(self.theta), self._matrices(self.gradient)
-        kernels: list[Callable[[], Any]] = []
+        kernels: list[Kernel] = []
         for layer in range(len(weights)):
             kernels.append(partial(torch.mm, inputs[layer], weights[layer].T, out=z[layer]))
             if layer < len(self.activations):
-                kernels.append(partial(self.activations[layer].forward, z[layer], inputs[layer + 1][:, :-1]))
+                kernels.append(self.activations[layer].forward(z[layer], inputs[layer + 1][:, :-1]))
         one, mean = rows.new_ones(()), 1  # of ∂/∂loss, and ATen's number for the mean
         kernels.append(partial(aten.mse_loss_backward.grad_input, one, z[-1], rows[:, -1:], mean, grad_input=delta[-1]))
         for layer in reversed(range(len(weights))):
             kernels.append(partial(torch.mm, delta[layer].T, inputs[layer], out=gradients[layer]))
             if layer:
                 kernels.append(partial(torch.mm, delta[layer], weights[layer][:, :-1], out=delta[layer - 1]))
-                backward, h = self.activations[layer - 1].backward, inputs[layer][:, :-1]
-                kernels.append(partial(backward, delta[layer - 1], z[layer - 1], h))
+                h = inputs[layer][:, :-1]
+                kernels.append(self.activations[layer - 1].backward(delta[layer - 1], z[layer - 1], h))
         return Program(rows, kernels)
 
 

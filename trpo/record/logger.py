@@ -4,10 +4,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from matplotlib.figure import Figure
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import hparams, scalar
 
 from trpo.record.run_directory import METRICS
 
@@ -53,11 +55,12 @@ class Logger:
     ) -> None:
         self.file = open(directory / METRICS, "a", encoding="utf-8")  # noqa: SIM115, closed in __exit__
         self.writer = SummaryWriter(str(directory), purge_step=purge_step)  # hides what a resumed run repeats
+        self._events: Any = self.writer._get_file_writer()
         self.writer.add_custom_scalars(
             {title: {chart: ["Multiline", tags] for chart, tags in charts.items()} for title, charts in LAYOUT.items()}
         )
         for summary in hparams(dict(hyperparameters), dict.fromkeys(SWEEP_METRICS, 0.0)):
-            self.writer._get_file_writer().add_summary(summary)  # add_hparams() would open a run of its own
+            self._events.add_summary(summary)  # add_hparams() would open a run of its own
 
     def __enter__(self) -> "Logger":
         return self
@@ -75,9 +78,8 @@ class Logger:
         """
         self.file.write(json.dumps(row, allow_nan=False) + "\n")
         self.file.flush()
-        for tag, value in row.items():
-            if "/" in tag:
-                self.writer.add_scalar(tag, value, env_steps)
+        scalars = [scalar(tag, value).value[0] for tag, value in row.items() if "/" in tag]
+        self._events.add_summary(Summary(value=scalars), env_steps)  # one event for all: a third of the time
         self.writer.flush()
 
     def draw(self, tag: str, figure: Figure, *, env_steps: int) -> None:

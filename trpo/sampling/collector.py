@@ -1,8 +1,6 @@
 """Rollouts: the policy acts, nothing else happens."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,17 +10,7 @@ from torch import Tensor
 from trpo.batch import Rollout
 from trpo.models.agent import Agent
 from trpo.sampling.environments import Environments, Transition
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """Use one torch thread meanwhile."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+from trpo.system.threads import single_thread
 
 
 class Collector:
@@ -43,35 +31,43 @@ class Collector:
     def collect(self, agent: Agent) -> Rollout:
         """Return T steps of every environment, on the agent's device.
 
-        Each step asks the policy for actions and for nothing else; values, log-probs and distribution parameters
-        are computed afterwards in one pass. One torch thread: the passes are too small to share.
+        One torch thread: the passes are too small to share.
         """
-        device, act = next(agent.parameters()).device, agent.actor()
-        observations: list[Tensor] = []
-        actions: list[Tensor] = []
-        transitions: list[Transition] = []
-        finals: list[Tensor] = [self.environments.observations[:0]]  # or there may be nothing to concatenate
-        episodes: list[tuple[float, int]] = []
-        while len(transitions) < self.steps or not any(transition.valid.any() for transition in transitions):
-            observations.append(self.environments.observations)
-            actions.append(act(observations[-1].to(device), self._noise(agent)).cpu())
-            transition = self.environments.step(actions[-1])
-            transitions.append(transition)
-            if transition.truncated.any():
-                finals.append(transition.next_observations[torch.from_numpy(transition.truncated)])
-            episodes += self._count(transition)
+        device = next(agent.parameters()).device
+        observations, actions, transitions = self._play(agent, device)
+        self.environments.watch(observations)
+        truncated = [torch.from_numpy(transition.truncated) for transition in transitions]
+        finals = [transition.next_observations[cut] for transition, cut in zip(transitions, truncated, strict=True)]
+        episodes = self._count(transitions)
         return Rollout(
-            observations=torch.stack(observations).to(device),
-            actions=torch.stack(actions).to(device),
+            observations=observations.to(device),
+            actions=actions.to(device),
             rewards=stacked([transition.rewards for transition in transitions]).to(device),
             terminated=stacked([transition.terminated for transition in transitions]).to(device),
-            truncated=stacked([transition.truncated for transition in transitions]).to(device),
+            truncated=torch.stack(truncated).to(device),
             valid=stacked([transition.valid for transition in transitions]).to(device),
             last_observations=self.environments.observations.to(device),
             final_observations=torch.cat(finals).to(device),
             episode_returns=[episode_return for episode_return, _ in episodes],
             episode_lengths=[length for _, length in episodes],
         )
+
+    def _play(self, agent: Agent, device: torch.device) -> tuple[Tensor, Tensor, list[Transition]]:
+        """Return T steps: what was acted on (T, B, O), the actions (T, B, A) and what they led to.
+
+        Each step asks the policy for actions and for nothing else; values, log-probs and distribution parameters are
+        computed afterwards in one pass. Noise is drawn before: between two steps a draw takes five times as long.
+        """
+        act, noise = agent.actor(), [self._noise(agent) for _ in range(self.steps)]
+        observations: list[Tensor] = []
+        actions: list[Tensor] = []
+        transitions: list[Transition] = []
+        while len(transitions) < self.steps or not any(transition.valid.any() for transition in transitions):
+            observations.append(self.environments.observations)
+            drawn = noise[len(actions)] if len(actions) < self.steps else self._noise(agent)
+            actions.append(act(observations[-1].to(device), drawn).cpu())
+            transitions.append(self.environments.step(actions[-1]))
+        return torch.stack(observations), torch.stack(actions), transitions
 
     def _noise(self, agent: Agent) -> Tensor:
         """Draw for the environments of all ranks and return the rows of ours: they are the same on any rank.
@@ -104,17 +100,18 @@ class Collector:
         self.returns, self.lengths = state["returns"].numpy().copy(), state["lengths"].numpy().copy()
         return self.environments.restore(state["environments"])
 
-    def _count(self, transition: Transition) -> list[tuple[float, int]]:
-        """Add a step to the episodes under way; return (return, length) of those that ended with it."""
-        self.returns += np.where(transition.valid, transition.rewards, 0.0)
-        self.lengths += transition.valid
-        ended = transition.ended
-        if not ended.any():
-            return []
-        whole = ended & ~transition.interrupted
-        finished = list(zip(self.returns[whole].tolist(), self.lengths[whole].tolist(), strict=True))
-        self.returns[ended] = 0.0
-        self.lengths[ended] = 0
+    def _count(self, transitions: list[Transition]) -> list[tuple[float, int]]:
+        """Add steps to the episodes under way; return (return, length) of those that ended with one."""
+        finished: list[tuple[float, int]] = []
+        for transition in transitions:
+            self.returns += np.where(transition.valid, transition.rewards, 0.0)
+            self.lengths += transition.valid
+            ended = transition.ended
+            if ended.any():
+                whole = ended & ~transition.interrupted
+                finished += zip(self.returns[whole].tolist(), self.lengths[whole].tolist(), strict=True)
+                self.returns[ended] = 0.0
+                self.lengths[ended] = 0
         return finished
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,7 +84,7 @@ class Environments:
         Raises `FloatingPointError` naming the signal, environment and step of a NaN or infinity.
         """
         self.steps += 1
-        self.history.append(actions)
+        self.history.append(actions.numpy())
         transition = self._step(actions)
         ended = transition.ended
         self.observations = transition.next_observations
@@ -96,6 +97,14 @@ class Environments:
             transition = transition._replace(truncated=transition.truncated | cut, interrupted=cut)
             self._restart()
         return transition
+
+    def watch(self, observations: Tensor) -> None:
+        """Say once that an observation of the latest steps (T, B, O), which were acted on, lies outside its space."""
+        if self.strayed or (inside := self.interface.contains(observations)).all():
+            return
+        self.strayed = True  # many an environment strays by a rounding, and learning does not mind
+        step = self.steps - len(observations) + int((~inside).nonzero()[0, 0])
+        log.warning("an observation at step %d lies outside the environment's own space", step)
 
     def close(self) -> None:
         """Close the environments and their processes."""
@@ -145,13 +154,16 @@ class Environments:
         return seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, *path)
 
     def _step(self, actions: Tensor) -> Transition:
-        raw, rewards, terminated, truncated, _ = self.backend.step(self.interface.decode(actions))
+        raw, gained, terminated, truncated, _ = self.backend.step(self.interface.decode(actions))
+        rewards = np.array(gained, dtype=np.float32)
+        if not math.isfinite(sum(rewards.tolist())):
+            self._check_finite("reward", rewards)
         valid = ~self.resetting
         if not self.masked_resets:
             self.resetting = terminated | truncated
         return Transition(
             next_observations=self._encode(raw),
-            rewards=self._finite("reward", np.array(rewards, dtype=np.float32)),
+            rewards=rewards,
             terminated=terminated & valid,
             truncated=truncated & valid,
             valid=valid,
@@ -192,7 +204,7 @@ class Environments:
         for index in range(length):
             if index and (starting := began == index).any():
                 observations = self._begin(starting)
-            transition = self._step(self.history.rows[index])
+            transition = self._step(torch.from_numpy(self.history.rows[index]))
             observations = transition.next_observations
             filler_ended = transition.ended & (began > index)
             if filler_ended.any():
@@ -202,7 +214,7 @@ class Environments:
     def _replay_since_restart(self) -> Tensor:
         observations = self._start()
         for actions in self.history.rows[: self.history.length]:
-            observations = self._step(actions).next_observations
+            observations = self._step(torch.from_numpy(actions)).next_observations
         return observations
 
     def _restart_after(self) -> int:
@@ -214,18 +226,15 @@ class Environments:
 
     def _encode(self, raw: Any) -> Tensor:
         observations = self.interface.encode(raw)
-        self._finite("observation", observations.numpy())
-        if not self.strayed and not self.interface.contains(raw):
-            self.strayed = True  # said once: many an environment strays by a rounding, and learning does not mind
-            log.warning("an observation at step %d lies outside the environment's own space", self.steps)
+        if not math.isfinite(observations.sum().item()):
+            self._check_finite("observation", observations.numpy())
         return observations
 
-    def _finite(self, signal: str, values: np.ndarray) -> np.ndarray:
-        if not np.isfinite(values).all():
-            environment, *component = np.argwhere(~np.isfinite(values))[0].tolist()
+    def _check_finite(self, signal: str, values: np.ndarray) -> None:
+        """Raise `FloatingPointError` naming the value (B, …) that is not finite; a sum of finite ones may not be."""
+        for environment, *component in np.argwhere(~np.isfinite(values)).tolist():
             name = signal + "".join(f"[{i}]" for i in component) + f" of environment {self.numbers[environment]}"
             raise FloatingPointError(
                 f"{name} is {float(values[environment, *component])} after its step {self.steps} of this run: "
                 "the environment is broken, or it left its numeric range"
             )
-        return values

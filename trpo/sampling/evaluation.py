@@ -9,10 +9,10 @@ import torch
 
 from trpo.config import EnvConfig, UserError
 from trpo.models.agent import Agent
-from trpo.sampling.collector import single_thread
 from trpo.sampling.interface import make_interface
 from trpo.sampling.making import make_env
 from trpo.system import seeds
+from trpo.system.threads import single_thread
 
 MOST_ENVIRONMENTS = 16  # stepped side by side
 MOST_STEPS = 100_000  # per episode: some environments without a time limit never end

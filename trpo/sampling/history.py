@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 FIRST_ROWS = 256
 
@@ -13,14 +12,14 @@ class History:
     """Rows of actions (B, A), and for each environment the row at which its current episode began."""
 
     def __init__(self, num_envs: int) -> None:
-        self.rows = torch.empty(0)
+        self.rows = np.empty(0, dtype=np.float32)
         self.length = 0
         self.began = np.zeros(num_envs, dtype=np.int64)
 
-    def append(self, actions: Tensor) -> None:
+    def append(self, actions: np.ndarray) -> None:
         """Add one step; the buffer doubles when it is full."""
         if self.length == len(self.rows):
-            larger = actions.new_empty(max(FIRST_ROWS, 2 * len(self.rows)), *actions.shape)
+            larger = np.empty((max(FIRST_ROWS, 2 * len(self.rows)), *actions.shape), actions.dtype)
             if self.length:
                 larger[: self.length] = self.rows[: self.length]
             self.rows = larger
@@ -41,15 +40,15 @@ class History:
         past = int(self.began.min())
         if past == 0:
             return
-        self.rows[: self.length - past] = self.rows[past : self.length].clone()
+        self.rows[: self.length - past] = self.rows[past : self.length].copy()
         self.length -= past
         self.began -= past
 
     def state(self) -> dict[str, Any]:
         """Return a copy as tensors."""
-        return {"rows": self.rows[: self.length].clone(), "began": torch.from_numpy(self.began.copy())}
+        return {"rows": torch.from_numpy(self.rows[: self.length].copy()), "began": torch.from_numpy(self.began.copy())}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a saved state."""
-        self.rows, self.length = state["rows"].clone(), len(state["rows"])
+        self.rows, self.length = state["rows"].numpy().copy(), len(state["rows"])
         self.began = state["began"].numpy().copy()

@@ -23,7 +23,7 @@ class Interface(NamedTuple):
     observation_size: int  # O
     one_hot: bool  # observations have exactly one 1: no statistics to estimate
     distribution: Distribution
-    contains: Callable[[Any], bool]  # whether a batch of observations lies in the space
+    contains: Callable[[Tensor], Tensor]  # which encoded observations (…, O) lie in the space (…)
     encode: Encode  # a batch of observations to float32 (B, O), always a copy
     decode: Decode  # actions (B, A) to a batch of environment actions
 
@@ -42,11 +42,12 @@ def make_interface(observation_space: spaces.Space, action_space: spaces.Space) 
     )
 
 
-def make_contains(space: spaces.Space) -> Callable[[Any], bool]:
-    """Return the test of a batch of observations against the bounds of a `Box`; a `Discrete` one fails to encode."""
-    if not isinstance(space, spaces.Box) or not (space.bounded_below.any() or space.bounded_above.any()):
-        return lambda _: True
-    return lambda observations: bool(((observations >= space.low) & (observations <= space.high)).all())
+def make_contains(space: spaces.Space) -> Callable[[Tensor], Tensor]:
+    """Return the test of encoded observations (…, O) against the bounds of a `Box`; others fail to encode."""
+    if not isinstance(space, spaces.Box):
+        return lambda observations: torch.ones(observations.shape[:-1], dtype=torch.bool)
+    low, high = (torch.from_numpy(bound.astype(np.float32).reshape(-1)) for bound in (space.low, space.high))
+    return lambda observations: ((observations >= low) & (observations <= high)).all(-1)
 
 
 def make_encoder(space: spaces.Space) -> tuple[int, Encode]:
@@ -104,8 +105,11 @@ def make_box_decoder(space: spaces.Box) -> Decode:
     half = (np.where(bounded, high, 1.0) - np.where(bounded, low, -1.0)) / 2
     centre = (np.where(bounded, high, 0.0) + np.where(bounded, low, 0.0)) / 2
 
+    as_they_are = bool((half == 1).all() and not centre.any())
+
     def decode(actions: Tensor) -> np.ndarray:
-        scaled = np.minimum(np.maximum(actions.numpy() * half + centre, low), high)  # half of the time of np.clip
-        return scaled.reshape(-1, *space.shape).astype(space.dtype)
+        scaled = actions.numpy() if as_they_are else actions.numpy() * half + centre
+        clipped = np.minimum(np.maximum(scaled, low), high)  # half of the time of np.clip
+        return clipped.reshape(-1, *space.shape).astype(space.dtype)
 
     return decode

@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from trpo.config import EnvConfig, UserError, first_line
 
 MOST_STEPS = 2**31 - 2  # of an environment without a time limit: EnvPool counts in 32 bits
+FREE = -1  # EnvPool's word for threads that may run anywhere
 SEED_SHIFT = 2**31  # our seeds are unsigned, EnvPool's signed
 
 
@@ -34,6 +35,7 @@ class Pool(VectorEnv):
         self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
         self.limit = (env.spec and env.spec.max_episode_steps) or MOST_STEPS
         self.arguments = {**config.kwargs, "max_episode_steps": self.limit + 1}
+        self.pin = config.pin
         self.pool: Any = None
         observation_space, action_space = describe(self.id, self.arguments)
         check_space("observation", env.observation_space, observation_space)
@@ -42,7 +44,7 @@ class Pool(VectorEnv):
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:  # noqa: ARG002
         """Return the first observations of fresh environments, one for each 32-bit seed of the list `seed`."""
         self.close_extras()
-        self.pool = make_pool(self.id, seed, self.arguments)
+        self.pool = make_pool(self.id, seed, self.arguments, pin=self.pin)
         with no_warnings():
             return self.pool.reset()[0], {}
 
@@ -69,14 +71,17 @@ def import_envpool() -> Any:
     return envpool
 
 
-def make_pool(id: str, seeds: Sequence[int], arguments: dict[str, Any]) -> Any:
+def make_pool(id: str, seeds: Sequence[int], arguments: dict[str, Any], *, pin: bool) -> Any:
     """Return environments of EnvPool, stepped by as many threads as this process has cores."""
+    own = cores()
+    threads = min(len(seeds), len(own))
     try:
         return import_envpool().make(
             id,
             env_type="gymnasium",
             num_envs=len(seeds),
-            num_threads=min(len(seeds), cores()),
+            num_threads=threads,
+            thread_affinity_offset=own[0] if pin and can_pin(threads, own) else FREE,
             seed=[seed - SEED_SHIFT for seed in seeds],
             **arguments,
         )
@@ -84,9 +89,19 @@ def make_pool(id: str, seeds: Sequence[int], arguments: dict[str, Any]) -> Any:
         raise refusal(id, error) from error
 
 
-def cores() -> int:
-    """Return how many cores this process may use; EnvPool would count those of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores() -> list[int]:
+    """Return the cores that this process may use; EnvPool would count those of the machine."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def can_pin(threads: int, own: list[int]) -> bool:
+    """Return whether EnvPool's threads can have a core each: it counts on from the first one.
+
+    They wait for each other at every step. Left alone, two of them share a core now and then while another one rests:
+    on two cores a rollout then takes a third longer. With fewer threads than cores there is room to move out of the way
+    of other runs, and they are left alone.
+    """
+    return hasattr(os, "sched_setaffinity") and threads == len(own) == own[-1] - own[0] + 1
 
 
 def describe(id: str, arguments: dict[str, Any]) -> tuple[spaces.Space, spaces.Space]:

@@ -6,6 +6,7 @@ its arithmetic: its gradient is written out (`numerics.perceptron`), and Adam ta
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from trpo.config import CriticConfig
 from trpo.models.networks import Critic
 from trpo.numerics.perceptron import Perceptron, is_listened_to, is_perceptron, joined
 from trpo.system import ranks
+from trpo.system.threads import single_thread
+
+WORTH_A_THREAD = 2_000_000  # parameters × rows of a step, from which on a second thread makes it faster
 
 
 def minibatches(samples: Tensor, config: CriticConfig, generator: torch.Generator) -> Iterator[Tensor]:
@@ -91,9 +95,11 @@ def descend_lean(
     network = Perceptron(critic.network)
     adam = FlatAdam(optimizer, network)
     samples = joined(observations, returns)
-    for chosen in minibatches(samples, config, generator):
-        network.differentiate(samples, chosen)
-        adam.step(ranks.mean(network.gradient, len(chosen)))
+    small = len(network.theta) * config.minibatch_size < WORTH_A_THREAD
+    with single_thread() if small else nullcontext():
+        for chosen in minibatches(samples, config, generator):
+            network.differentiate(samples, chosen)
+            adam.step(ranks.mean(network.gradient, len(chosen)))
     check_finite("largest parameter or moment", float(adam.magnitude()), returns)
     adam.write()
 

@@ -6,7 +6,7 @@ import torch
 from oracles import generator, normal
 
 from trpo.models.distributions import Bernoulli, Categorical
-from trpo.models.networks import ACTIVATIONS, Critic, GaussianPolicy, LogitPolicy, mlp
+from trpo.models.networks import ACTIVATIONS, Critic, GaussianPolicy, LogitPolicy, mlp, unwrapped
 
 GAUSSIAN = {"hidden_sizes": (8,), "activation": "tanh", "initial_log_std": -0.5, "min_log_std": -3.0}
 
@@ -122,3 +122,31 @@ def test_the_critic_gives_one_value_per_row_at_unit_gain():
     assert critic(torch.zeros(5, 3)).shape == (5,)
     assert critic(torch.zeros(1, 3)).shape == (1,)
     assert linears(critic.network)[-1].weight.norm().item() == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("sizes", [(3, 2), (3, 5, 2), (3, 16, 8, 8, 1)])
+def test_an_unwrapped_network_computes_what_the_network_does(sizes, activation):
+    """To rounding: it writes into places of its own, with another library's tanh."""
+    network = mlp(sizes, activation=activation, last_gain=1.0, generator=generator(0))
+    forward = unwrapped(network)
+    for rows in (1, 7, 1, 16):
+        inputs = 3 * normal(rows, 3, seed=rows, dtype=torch.float32)
+        torch.testing.assert_close(forward(inputs), network(inputs).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_an_unwrapped_network_of_other_layers_is_the_network():
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Softplus())
+    assert unwrapped(network) is network
+
+
+@pytest.mark.parametrize("make", [gaussian, lambda: logits(Categorical((3, 2)))], ids=["gaussian", "logits"])
+@pytest.mark.parametrize("noisy", [True, False])
+def test_an_action_stays_what_it_was_when_the_next_one_is_asked_for(make, noisy):
+    policy = make()
+    act = policy.actor()
+    noise = policy.distribution.noise(4, generator(1)) if noisy else None
+    first = act(normal(4, 3, seed=1, dtype=torch.float32), noise)
+    kept = first.clone()
+    act(-normal(4, 3, seed=2, dtype=torch.float32), noise)
+    assert torch.equal(first, kept)

@@ -198,3 +198,15 @@ def test_a_rollout_of_nothing_but_resets_changes_no_statistics(rewards):
     nothing = torch.zeros(1, ENVS, dtype=torch.bool)
     take_in(scale, torch.full((1, ENVS), 7.0), nothing, nothing)
     assert torch.equal(scale(torch.ones(1, ENVS)), before)
+
+
+def test_a_snapshot_is_the_normaliser_as_it_is_bit_for_bit():
+    """The same operations on the same shapes, of another library; what is clipped and what is no number as well."""
+    normalizer = ObservationNormalizer(3)
+    normalizer.update(moments(rows(loc=5.0, scale=3.0)))
+    seen = rows(loc=5.0, scale=9.0, dtype=torch.float32)
+    seen[0, 1], seen[1, 1], seen[2, 1] = torch.nan, 1e30, -1e30
+    snapshot = normalizer.snapshot()
+    assert torch.equal(snapshot(seen).nan_to_num(7.0), normalizer(seen).nan_to_num(7.0))
+    assert snapshot(seen).abs()[1:].max() == 10.0
+    assert torch.equal(OneHotScale(4).snapshot()(torch.eye(4)), OneHotScale(4)(torch.eye(4)))

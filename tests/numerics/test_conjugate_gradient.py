@@ -204,3 +204,29 @@ def test_ritz_values_lie_inside_the_spectrum_and_spread_with_every_step(system):
 
 def test_a_solve_without_steps_has_no_ritz_values():
     assert len(ritz_values(solve(torch.eye(2), torch.zeros(2)))) == 0
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 5, SIZE])
+@pytest.mark.parametrize("damping", [0.0, 0.5, 1e6])
+def test_the_product_with_the_solution_comes_with_it_undamped(system, damping, iterations):
+    A, b = system
+    solution = conjugate_gradient(lambda v: A @ v, b, damping=damping, max_iterations=iterations, tolerance=0.0)
+    torch.testing.assert_close(solution.product, A @ solution.x, rtol=1e-10, atol=1e-14)
+
+
+def test_in_float32_the_curvature_from_the_solve_is_that_of_a_product_of_its_own():
+    """Of a policy step, whose KL error is a hundred times what float32 may add to the curvature here."""
+    A = with_eigenvalues(np.geomspace(1e-3, 1e3, SIZE)).float()
+    b = normal(SIZE, seed=1).float()
+    solution = conjugate_gradient(lambda v: A @ v, b, damping=30.0, max_iterations=SIZE, tolerance=0.0)
+    exact = solution.x.double() @ A.double() @ solution.x.double()
+    assert float(solution.x.double() @ solution.product.double()) == pytest.approx(float(exact), rel=1e-5)
+
+
+@pytest.mark.parametrize("damping", [0.5, 100.0])
+def test_a_damped_system_is_the_system_with_the_damping_on_the_diagonal(system, damping):
+    A, b = system
+    damped = conjugate_gradient(lambda v: A @ v, b, damping=damping, max_iterations=SIZE, tolerance=0.0)
+    expected = solve(A + damping * torch.eye(SIZE, dtype=A.dtype), b)
+    torch.testing.assert_close(damped.x, expected.x, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ritz_values(damped), ritz_values(expected), rtol=1e-6, atol=1e-9)

@@ -123,7 +123,6 @@ OTHERS = {
     "another activation": lambda network: nn.Sequential(network[0], nn.Softplus(), *network[2:]),
     "an activation with another setting": lambda network: nn.Sequential(network[0], nn.ELU(0.5), *network[2:]),
     "an activation at the end": lambda network: nn.Sequential(*network, nn.Tanh()),
-    "several outputs": lambda network: nn.Sequential(*network[:-1], nn.Linear(5, 2)),
     "a layer without a bias": lambda network: nn.Sequential(*network[:-1], nn.Linear(5, 1, bias=False)),
     "a layer of somebody's own": lambda network: nn.Sequential(*network[:-1], Doubled(5, 1)),
     "a normalised weight": lambda network: nn.utils.parametrizations.weight_norm(network[2]) and None,

@@ -235,6 +235,33 @@ def test_an_observation_outside_its_space_is_said_once_and_learned_from(caplog):
     assert caplog.text.count("outside the environment's own space") == 1
 
 
+def test_the_step_of_the_first_observation_outside_is_named(caplog):
+    environments = Environments(EnvConfig(id="CartPole-v1", num_envs=2), seed=0)
+    rows = [environments.observations, *(environments.step(torch.zeros(2, 1)).next_observations for _ in range(4))]
+    rows[2] = rows[2].clone()
+    rows[2][1, 0] = 5.0  # 4.8 is the bound
+    environments.watch(torch.stack(rows[:4]))  # what the four steps were decided on
+    environments.close()
+    assert "an observation at step 2 lies outside" in caplog.text
+
+
+class Huge(probes.OneStep):
+    """Finite observations and rewards, whose sums are not."""
+
+    def step(self, action):
+        return np.full(1, 3e38, dtype=np.float32), 3e38, False, False, {}
+
+
+gymnasium.register("Huge-v0", Huge)
+
+
+def test_finite_numbers_with_an_infinite_sum_are_finite():
+    environments = Environments(EnvConfig(id="Huge-v0", num_envs=2), seed=0)
+    transition = environments.step(torch.zeros(2, 1))
+    environments.close()
+    assert transition.next_observations.isfinite().all()
+
+
 def test_observations_inside_their_space_are_not_remarked_upon(caplog):
     environments = Environments(EnvConfig(id="CartPole-v1", num_envs=2), seed=0)
     environments.watch(environments.step(torch.zeros(2, 1)).next_observations.unsqueeze(0))

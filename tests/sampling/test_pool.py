@@ -225,7 +225,7 @@ def test_the_number_of_threads_does_not_matter(make, monkeypatch):
     actions = 2 * torch.rand(60, 3, 3, generator=torch.Generator().manual_seed(0)) - 1
     seen = []
     for number in (1, 3):
-        monkeypatch.setattr(pool, "cores", lambda number=number: number)
+        monkeypatch.setattr(pool, "cores", lambda number=number: list(range(number)))
         environments = make("Hopper-v5")
         seen.append(torch.stack([environments.step(row).next_observations for row in actions]))
     assert torch.equal(*seen)
@@ -278,3 +278,18 @@ def test_action_spaces_that_differ_are_refused():
     for other in (box(-2, 2, (2,)), box(-1, 1, (3,)), gymnasium.spaces.Discrete(2)):
         with pytest.raises(UserError, match="action space"):
             pool.check_space("action", box(-1, 1, (2,)), other)
+
+
+@pytest.mark.parametrize(
+    ("threads", "own", "can"),
+    [
+        (2, [0, 1], True),
+        (1, [3], True),
+        (2, [4, 5], True),
+        (2, [0, 1, 2], False),
+        (2, [0, 2], False),
+        (1, [0, 1], False),
+    ],
+)
+def test_threads_are_pinned_where_each_has_a_core_and_the_cores_follow_each_other(threads, own, can):
+    assert pool.can_pin(threads, own) is can

@@ -57,7 +57,7 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
 
 
 def is_perceptron(network: nn.Module) -> bool:
-    """Return whether a network is linear layers with biases, our activations between them, and one output."""
+    """Return whether a network is linear layers with biases and our activations between them."""
     if type(network) is not nn.Sequential or any(map(is_listened_to, network.modules())):
         return False
     linears, activations = [*network][::2], [*network][1::2]
@@ -66,7 +66,6 @@ def is_perceptron(network: nn.Module) -> bool:
         and all(type(linear) is nn.Linear and linear.bias is not None for linear in linears)
         and all(type(activation) in ACTIVATIONS for activation in activations)
         and all(getattr(activation, "alpha", 1.0) == 1.0 for activation in activations)  # of an ELU
-        and linears[-1].out_features == 1
     )
 
 
@@ -86,7 +85,7 @@ class Perceptron:
     """The weights of a network as one vector, and the gradient of its mean squared error as another.
 
     Args:
-        network: one that `is_perceptron`; it is read here and never written to.
+        network: one that `is_perceptron`, with one output; it is read here and never written to.
     """
 
     def __init__(self, network: nn.Sequential) -> None:

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from trpo.batch import Batch
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
 from trpo.models.networks import GaussianPolicy, LogitPolicy, Policy
-from trpo.numerics.params import unflatten
+from trpo.numerics.params import flatten, unflatten
 
 DISTRIBUTIONS = {
     "gaussian": DiagonalGaussian(2),
@@ -60,7 +60,7 @@ def random_batch(
     dtype = next(policy.parameters()).dtype
     observations = normal(samples, observation_size, seed=seed, dtype=dtype)
     with torch.no_grad():
-        old = policy(observations)
+        old = at(policy, flatten(policy), observations)
     return Batch(
         observations=observations,
         actions=policy.distribution.sample(old, policy.distribution.noise(samples, generator(seed + 1), dtype)),
@@ -99,6 +99,27 @@ class FixedStd(Policy):
 def at(policy: Policy, theta: Tensor, observations: Tensor) -> Tensor:
     """y (N, D) of the policy with the parameters θ."""
     return functional_call(policy, unflatten(theta, policy), (observations,))
+
+
+def rounding(policy: Policy) -> float:
+    """How far θ seems to have moved, a length, where a forward pass sums in another order.
+
+    A sum of n products is, in any order, the exact one with each factor off by at most n·ε of itself (Higham 2002,
+    Accuracy and Stability of Numerical Algorithms, section 3.1). Here n is the fan-in and the bias of every layer, and
+    each of the two passes is off.
+    """
+    theta = flatten(policy)
+    terms = sum(parameter.shape[1] + 1 for parameter in policy.parameters() if parameter.dim() == 2)
+    return 2 * terms * torch.finfo(theta.dtype).eps * float(theta.norm())
+
+
+def kl_rounding(distribution: Distribution) -> float:
+    """How far below 0 a KL may come out, in float64.
+
+    In each action dimension probabilities that sum to 1, the old ones and the new ones, are exponentials of log-probs:
+    both functions are off by 1 or 2 ε.
+    """
+    return 2 * (2 + 2) * distribution.action_size * torch.finfo(torch.float64).eps
 
 
 def components(distribution: Distribution, parameters: Tensor) -> list[td.Distribution]:

@@ -10,7 +10,7 @@ from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, Policy
 from trpo.models.agent import make_agent
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.numerics.moments import moments
-from trpo.numerics.params import flatten
+from trpo.numerics.params import flatten, forward_at
 from trpo.update.objective import Objective
 
 STEPS, ENVS, SIZE = 40, 3, 4
@@ -102,15 +102,28 @@ def test_old_parameters_are_bit_for_bit_those_of_the_updates_own_pass(distributi
     agent = agent_for(distribution)
     batch = batch_of(agent, rollout_of(agent))
     objective = Objective(agent.policy, batch)
-    assert torch.equal(batch.old_parameters, agent.policy(batch.observations))
     assert torch.equal(batch.old_parameters, objective.parameters(objective.theta, batch.observations))
+    torch.testing.assert_close(batch.old_parameters, agent.policy(batch.observations))  # other places in memory
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_a_batch_of_a_few_rows_has_the_old_parameters_of_the_updates_pass_too(steps):
+    """Few rows are where BLAS minds how the weights are aligned, and those after log σ are not."""
+    agent = agent_for(DiagonalGaussian(1))
+    rollout = rollout_of(agent, resets=False)
+    rows = {name: getattr(rollout, name)[:steps, :1] for name in rollout._fields[:6]}
+    ends = int(rows["truncated"].sum())
+    few = rollout._replace(
+        **rows, last_observations=rollout.last_observations[:1], final_observations=rollout.final_observations[:ends]
+    )
+    assert Objective(agent.policy, batch_of(agent, few)).kl_and_gradient()[0] == 0
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=str)
 def test_at_the_old_policy_the_ratio_is_1_and_the_kl_is_0_exactly(distribution):
     agent = agent_for(distribution)
     batch = batch_of(agent, rollout_of(agent))
-    new = agent.policy(batch.observations)
+    new = forward_at(agent.policy, flatten(agent.policy), batch.observations)
     log_ratio = distribution.log_prob(new, batch.actions) - distribution.log_prob(batch.old_parameters, batch.actions)
     assert torch.exp(log_ratio).eq(1).all()
     assert distribution.kl(batch.old_parameters, new).eq(0).all()
@@ -143,7 +156,10 @@ def test_rows_that_are_not_valid_never_reach_the_batch():
 
 
 def test_the_rows_of_a_batch_stay_together():
-    """Observation, action and old parameters of a row are of one step: action i was taken in observation i."""
+    """Observation, action and old parameters of a row are of one step: action i was taken in observation i.
+
+    To the bit: a difference, a product and a clamp round alike in a row of its own.
+    """
     agent = agent_for(DiagonalGaussian(2))
     rollout = rollout_of(agent)
     batch = batch_of(agent, rollout)

@@ -22,6 +22,7 @@ SETTINGS = {
     "no backtracking": ("pendulum", ["trust_region.max_backtracks=0"]),
     "half of the Fisher matrix": ("pendulum", ["trust_region.fisher_fraction=0.5"]),
     "micro-batches": ("cartpole", ["trust_region.micro_batch=5"]),
+    "micro-batches of continuous actions": ("pendulum", ["trust_region.micro_batch=5"]),
 }
 
 
@@ -37,10 +38,17 @@ def test_the_kl_never_breaks_its_bound(metrics):
     assert all(0 <= row["trust_region/kl"] <= row["trust_region/max_kl"] for row in metrics)
 
 
-def test_the_first_terms_of_the_expansion_are_zero(metrics):
+def test_the_first_terms_of_the_expansion_are_zero(metrics, request):
+    """To the bit, as one pass gives the batch's old parameters and the update's; in micro-batches up to rounding.
+
+    There two layers sum 4 inputs and a bias, and 8 and a bias: numbers near 1, off by as many ε of float32, in each of
+    two passes. As far as that, r in the metric of F, the policy seems to have moved: K = ½r², ∇Kᵀs ≤ r√(sᵀFs).
+    """
+    in_parts = request.node.callspec.params["metrics"].startswith("micro-batches")
+    r = 2 * (5 + 9) * torch.finfo(torch.float32).eps if in_parts else 0.0
     for row in metrics:
-        assert row["trust_region/kl_zeroth_order"] == 0
-        assert abs(row["trust_region/kl_first_order"]) < 1e-6
+        assert abs(row["trust_region/kl_zeroth_order"]) <= 0.5 * r**2
+        assert abs(row["trust_region/kl_first_order"]) <= r * math.sqrt(2 * row["trust_region/max_kl"])
 
 
 def test_every_number_is_finite(metrics):
@@ -50,7 +58,7 @@ def test_every_number_is_finite(metrics):
 def test_the_error_is_the_difference_between_the_spent_and_the_predicted(metrics):
     for row in metrics:
         kl, predicted = row["trust_region/kl"], row["trust_region/kl_quadratic"]
-        assert row["trust_region/kl_error"] == kl - predicted
+        assert row["trust_region/kl_error"] == kl - predicted  # one difference of the same two numbers
         whole = row["trust_region/kl_quadratic_full_step"]
         assert predicted == pytest.approx(whole * row["trust_region/step_fraction"] ** 2)
         assert whole <= row["trust_region/max_kl"] * (1 + 1e-6)

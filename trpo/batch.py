@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trpo.models.agent import Agent
 from trpo.numerics.advantages import gae
+from trpo.numerics.params import flatten, forward_at
 from trpo.system import ranks
 
 
@@ -68,8 +69,10 @@ class Batch(NamedTuple):
 def make_batch(agent: Agent, rollout: Rollout, *, gamma: float, lam: float, normalize: bool) -> Batch:
     """Return the batch of a rollout: one pass of each network over all its observations.
 
-    The old parameters come from the very pass that the update differentiates, not from the acting passes over B
-    rows, whose matrix products differ in the last bits: so the ratio is 1 and the KL 0 at θ_old, exactly.
+    The old parameters come from the very pass that the update differentiates: all rows at once, with weights that are
+    views into θ. The acting passes over B rows differ from it in the last bits, as do the update's own in
+    micro-batches: BLAS sums in an order that depends on the number of rows and on where the operands lie in memory.
+    So at θ_old the ratio is 1 and the KL 0 to the bit, or in micro-batches up to rounding.
     """
     steps, envs = rollout.rewards.shape
     observations = agent.normalize(rollout.observations.flatten(0, 1))
@@ -91,7 +94,7 @@ def make_batch(agent: Agent, rollout: Rollout, *, gamma: float, lam: float, norm
     return Batch(
         observations=observations,
         actions=rollout.actions.flatten(0, 1)[valid],
-        old_parameters=agent.policy(observations),
+        old_parameters=forward_at(agent.policy, flatten(agent.policy), observations),
         advantages=standardized,
         returns=advantages + values.flatten()[valid],
         advantage_scale=scale,

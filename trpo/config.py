@@ -181,7 +181,7 @@ class TrustRegionConfig(Section):
         choices=("gauss_newton", "hessian"),
     )
     fisher_fraction: float = key(1.0, "share of the samples used for the solve", above=0.0, at_most=1.0)
-    micro_batch: int = key(0, "most samples in one forward pass, exact; 0: all at once", at_least=0)
+    micro_batch: int = key(0, "most samples in one forward pass, the same up to rounding; 0: all at once", at_least=0)
 
     def bound(self, progress: float, *, discrete: bool) -> float:
         """Return δ(1 − anneal · progress), progress in [0, 1], δ by the kind of actions if it is 0."""

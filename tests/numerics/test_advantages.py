@@ -132,6 +132,7 @@ def test_gamma_0_leaves_reward_minus_value(rollout, lam):
 
 
 def test_permuting_environments_permutes_the_advantages(rollout):
+    """To the bit: single sums and products round alike in every column."""
     order = torch.tensor([2, 0, 3, 1])
     permuted = gae(**{name: part[:, order] for name, part in rollout.items()}, gamma=0.9, lam=0.8)
     assert torch.equal(permuted, gae(**rollout, gamma=0.9, lam=0.8)[:, order])

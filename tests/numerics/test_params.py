@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from trpo.numerics.params import assign, flatten, unflatten
+from trpo.numerics.params import assign, flatten, forward_at, unflatten
 
 
 @pytest.fixture
@@ -59,6 +59,14 @@ def test_a_theta_of_another_shape_is_refused_and_nothing_is_written(module, func
     with pytest.raises(ValueError, match=r"theta must have shape \(16,\)"):
         function(torch.zeros(shape, dtype=torch.float64), module)
     assert torch.equal(flatten(module), before)
+
+
+def test_a_pass_at_another_theta_is_that_of_a_module_that_holds_it_and_writes_nothing(module):
+    inputs, before = torch.eye(3, dtype=torch.float64), flatten(module)
+    found = forward_at(module, before + 1, inputs)
+    assert torch.equal(flatten(module), before)
+    assign(module, before + 1)
+    torch.testing.assert_close(found, module(inputs))
 
 
 def test_gradients_flow_through_unflatten_to_their_own_place(module):

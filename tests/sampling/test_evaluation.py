@@ -59,6 +59,7 @@ def test_the_mode_gives_the_same_numbers_twice():
 
 
 def test_more_episodes_begin_with_the_same_ones():
+    """Passes over other numbers of rows differ in the last bits, which discrete actions do not show."""
     few, many = run(CARTPOLE, episodes=6), run(CARTPOLE, episodes=35)
     assert many.returns[:6] == few.returns
     assert many.lengths[:6] == few.lengths

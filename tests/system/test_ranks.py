@@ -169,7 +169,9 @@ def test_different_parameters_are_noticed_by_every_rank(several, alone):
 def test_the_first_rollout_of_all_ranks_is_that_of_one_process(problem, several, alone):
     """The same environments from the same seeds, with the same noise.
 
-    Bit for bit where actions are discrete; else up to the rounding of matrix products, which depends on their rows.
+    A rank acts on fewer rows, and matrix products over them round otherwise: in actions that are numbers this shows.
+    Discrete ones are choices, which it could move only where two are as good but for the last bits: what follows is
+    the same to the bit.
     """
     exact = problem[0] == "CartPole-v1"
     for name, whole in alone["rollout"][problem].items():

@@ -138,7 +138,7 @@ def test_trpo_evaluate_works_on_it(whole, capsys):
 
 
 def test_its_first_iteration_starts_from_the_statistics_of_one_process(whole, tmp_path):
-    """The warm-up is the same to the bit, so the first rollout's policy, and what it met, are the same as well."""
+    """The warm-up is the same to the bit, as its actions are discrete: so are the first policy, and what it met."""
     assert train([*ARGUMENTS, f"hydra.run.dir={tmp_path / 'alone'}"]) == 0
     first, alone = rows(whole)[0], rows(tmp_path / "alone")[0]
     for tag in ("rollout/episodes", "policy/entropy", "trust_region/gradient_norm", "trust_region/kl"):

@@ -98,11 +98,26 @@ def test_nothing_writes_to_the_policy_or_leaves_gradients_in_it(policy, batch, c
     assert all(parameter.grad is None for parameter in policy.parameters())
 
 
-@pytest.mark.parametrize("micro_batch", [0, 7])
-def test_kl_and_its_gradient_are_zero_at_theta_old(policy, batch, micro_batch):
+def test_kl_and_its_gradient_are_zero_to_the_last_bit_at_theta_old(policy, batch):
+    """One pass over all rows, as the one that the old parameters come from."""
+    value, gradient = Objective(policy, batch).kl_and_gradient()
+    assert value == 0.0
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5, 7, 23])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_in_micro_batches_kl_and_its_gradient_are_zero_up_to_rounding_at_theta_old(name, dtype, micro_batch):
+    """Passes over other numbers of rows: as if θ had moved by their rounding, in each row to another place."""
+    policy, exact = random_policy(DISTRIBUTIONS[name], dtype=dtype), random_policy(DISTRIBUTIONS[name])
+    batch = random_batch(policy, samples=SAMPLES)
     value, gradient = Objective(policy, batch, micro_batch=micro_batch).kl_and_gradient()
-    assert value == pytest.approx(0.0, abs=1e-15)
-    assert gradient.abs().max() < 1e-15
+    # ½ΔᵀFΔ and FΔ, with the trace of F for its largest eigenvalue: it bounds the mean of those of the rows
+    trace = float(oracles.dense_fisher(exact, flatten(exact), batch.observations.double()).trace())
+    moved = oracles.rounding(policy)
+    assert abs(value) <= 0.5 * trace * moved**2 + oracles.kl_rounding(policy.distribution)
+    assert gradient.norm() <= trace * moved
 
 
 @pytest.mark.parametrize("micro_batch", [0, 7])
@@ -136,7 +151,7 @@ def test_statistics_that_moved_between_acting_and_updating_show_in_the_kl():
     normalizer.update(moments(raw))
     batch = random_batch(policy, samples=500)._replace(observations=normalizer(raw))
     with torch.no_grad():
-        same = batch._replace(old_parameters=policy(normalizer(raw)))
+        same = batch._replace(old_parameters=oracles.at(policy, flatten(policy), normalizer(raw)))
         normalizer.shift += 0.01
         moved = batch._replace(old_parameters=policy(normalizer(raw)))
     assert Objective(policy, same).kl_and_gradient()[0] == 0.0

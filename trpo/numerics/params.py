@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 def flatten(module: nn.Module) -> Tensor:
@@ -21,6 +22,15 @@ def unflatten(theta: Tensor, module: nn.Module) -> dict[str, Tensor]:
         raise ValueError(f"theta must have shape ({sum(sizes)},), got {tuple(theta.shape)}")
     pieces = theta.split(sizes)
     return {name: piece.view_as(parameter) for (name, parameter), piece in zip(named.items(), pieces, strict=True)}
+
+
+def forward_at(module: nn.Module, theta: Tensor, inputs: Tensor) -> Tensor:
+    """Return what the module gives for `inputs` with the parameters θ (P,), without writing to it.
+
+    Up to rounding that is `assign` and a call: here the weights are views into θ, aligned in memory as they happen to
+    lie there, and BLAS may sum in another order over them.
+    """
+    return functional_call(module, unflatten(theta, module), (inputs,))  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

@@ -13,13 +13,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from trpo.batch import Batch
 from trpo.models.networks import Policy
 from trpo.numerics.fisher import Product, gauss_newton_product, hessian_product
 from trpo.numerics.line_search import Evaluation
-from trpo.numerics.params import flatten, unflatten
+from trpo.numerics.params import flatten, forward_at
 from trpo.system import ranks
 
 
@@ -36,8 +35,9 @@ class Piece(NamedTuple):
 class Objective:
     """Surrogate, KL and Fisher products of one policy on one batch, at and around θ_old.
 
-    Nothing here writes to the policy: every θ is evaluated by `functional_call`. Sums over micro-batches are
-    exact up to rounding. With one micro-batch the graph at θ_old is built once and kept for every gradient and
+    Nothing here writes to the policy: every θ is evaluated by `forward_at`. Micro-batches change nothing but the
+    rounding: that of the sums, and that of each row, as a pass over fewer rows may differ in the last bits from the
+    one over all of them. With one micro-batch the graph at θ_old is built once and kept for every gradient and
     product; with several, each is rebuilt when needed, so that memory stays that of one.
 
     Args:
@@ -70,7 +70,7 @@ class Objective:
 
     def parameters(self, theta: Tensor, observations: Tensor) -> Tensor:
         """Return the distribution parameters (n, D) of the policy with parameters θ (P,)."""
-        return functional_call(self.policy, unflatten(theta, self.policy), (observations,))  # type: ignore[no-any-return]
+        return forward_at(self.policy, theta, observations)
 
     def gain(self, parameters: Tensor, piece: Piece) -> Tensor:
         """Return (π_θ/π_old − 1)Â of each row (n,): L(θ) − L(θ_old) without a difference of two means."""
@@ -118,7 +118,11 @@ class Objective:
         return self._mean_and_gradient(self.gain)[1]
 
     def kl_and_gradient(self) -> tuple[float, Tensor]:
-        """Return K(θ_old) and ∇K(θ_old) (P,): both zero if the batch's old parameters are those of θ_old."""
+        """Return K(θ_old) and ∇K(θ_old) (P,): both zero if the batch's old parameters are those of θ_old.
+
+        To the bit where all rows are one micro-batch, the pass that `make_batch` took them from. With several the
+        parameters are off by their rounding, a relative ε of the network's dtype, so ∇K is of order ε, K of order ε².
+        """
         return self._mean_and_gradient(self.divergence)
 
     def fisher_product(self, v: Tensor) -> Tensor:

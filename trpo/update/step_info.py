@@ -46,12 +46,12 @@ class StepInfo(NamedTuple):
     outcome: Outcome
     max_kl: float  # δ, nats
     gradient_norm: float | None = None  # ‖g‖
-    kl_zeroth_order: float | None = None  # K(θ_old): 0
+    kl_zeroth_order: float | None = None  # K(θ_old): 0, in micro-batches of order ε²
     kl: float = 0.0  # K(θ), nats, exact
     kl_quadratic: float = 0.0  # ½(fs)ᵀF(fs), undamped, whole batch: what the approximation predicted
     kl_error: float = 0.0  # kl − kl_quadratic
     kl_error_relative: float | None = None  # kl_error / kl
-    kl_first_order: float | None = None  # ∇K(θ_old)ᵀs: 0
+    kl_first_order: float | None = None  # ∇K(θ_old)ᵀs: 0, in micro-batches of order ε
     kl_full_step: float | None = None  # K(θ_old + s)
     kl_quadratic_full_step: float | None = None  # ½sᵀFs: δ up to rounding, or less where λ is its floor
     kl_quadratic_damped: float = 0.0  # ½(fs)ᵀ(F + damping·I)(fs)

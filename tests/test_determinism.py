@@ -2,11 +2,11 @@
 
 What is equal to the bit is listed in `SAME_OPERATIONS` and `SAME_ROUNDING`, each with a test that says so. Everything
 else agrees up to rounding, and its tests say how much that is: micro-batches and the whole batch, ranks and one
-process, the rows of acting and those of the batch, evaluations of other numbers of episodes, both forms of the Fisher
-product, CPU and GPU, one thread and two. BLAS sums in an order that depends on the CPU, on the number of rows, and on
-whether operands lie at multiples of 16 bytes, as what is allocated does and a view into a larger tensor need not.
-Discrete actions hide that, until two are as good but for the last bits. `make test-portable` looks for tests that
-forget it.
+process, acting and the batch's pass, a critic's steps by either route, evaluations of other numbers of episodes, both
+forms of the Fisher product, CPU and GPU, one thread and two. BLAS sums in an order that depends on the CPU, on the
+number of rows, and on whether operands lie at multiples of 16 bytes, as what is allocated does and a view into a larger
+tensor need not. Discrete actions hide that, until two are as good but for the last bits. `make test-portable` looks for
+tests that forget it.
 """
 
 import random
@@ -36,7 +36,6 @@ SAME_OPERATIONS = {
         "test_old_parameters_are_bit_for_bit_those_of_the_updates_own_pass"
     ),
     "... so that K and its gradient are 0": "test_kl_and_its_gradient_are_zero_to_the_last_bit_at_theta_old",
-    "a policy and what acts for it, on as many rows": "test_a_snapshot_is_the_forward_pass_to_the_bit_on_as_many_rows",
     "gradients and products asked for again": "test_gradient_and_products_may_be_asked_for_in_any_order_and_again",
     "a solve of the same system": "test_inputs_keep_their_bits_and_the_same_inputs_give_the_same_bits",
     "a value fit from the same generator": "test_the_same_generator_gives_the_same_fit_bit_for_bit",
@@ -44,6 +43,7 @@ SAME_OPERATIONS = {
 # What rounds alike in any place: one sum, product, quotient, root or clamp of numbers; or does not round at all.
 SAME_ROUNDING = {
     "a row's observation, normalised alone and in a batch": "test_the_rows_of_a_batch_stay_together",
+    "... and for acting": "test_a_snapshot_is_the_normaliser_as_it_is_bit_for_bit",
     "an environment's advantages in any column": "test_permuting_environments_permutes_the_advantages",
     "a run and one with 1,024 times the rewards, normalised": (
         "test_a_thousand_times_the_reward_is_the_same_run_but_for_the_returns"

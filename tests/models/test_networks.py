@@ -1,6 +1,5 @@
 import itertools
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -116,18 +115,6 @@ def test_rows_do_not_see_each_other(make):
     observations = normal(5, 3, seed=1)
     alone = torch.cat([policy(row.unsqueeze(0)) for row in observations])
     torch.testing.assert_close(policy(observations), alone)
-
-
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-@pytest.mark.parametrize("make", [gaussian, partial(logits, Categorical((4,))), partial(logits, Bernoulli(3))])
-def test_a_snapshot_is_the_forward_pass_to_the_bit_on_as_many_rows(make, activation):
-    policy = make(activation=activation, hidden_sizes=(64, 64))
-    with torch.no_grad():
-        for number, parameter in enumerate(policy.parameters()):  # biases begin at zero
-            parameter += 0.1 * normal(*parameter.shape, seed=number, dtype=torch.float32)
-    for rows in (1, 3, 16, 50):
-        observations = normal(rows, 3, seed=rows, dtype=torch.float32)
-        assert torch.equal(policy.snapshot()(observations), policy(observations))
 
 
 def test_the_critic_gives_one_value_per_row_at_unit_gain():

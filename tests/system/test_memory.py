@@ -14,6 +14,7 @@ from trpo import Batch, GaussianPolicy, TrustRegionConfig, trust_region_step
 from trpo.system.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
+torch.set_num_threads(1)
 sizes = {"hidden_sizes": (64, 64), "activation": "tanh", "initial_log_std": -1.0, "min_log_std": -2.3}
 policy = GaussianPolicy(17, 6, **sizes, generator=torch.Generator().manual_seed(0))
 observations, actions, advantages = torch.randn(2048, 17), torch.randn(2048, 6), torch.randn(2048)

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import trpo
 PACKAGE = Path(trpo.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_FILE = 250  # lines
+MAP = PACKAGE.parent / "docs" / "rooms.md"
 
 # From the bottom up: unit → (what of trpo it may import, which third-party packages it may import).
 # A unit is a module at the top of trpo/ or a room, whose modules may import each other as well.
@@ -96,6 +98,36 @@ def test_no_modules_import_each_other_in_a_circle():
     graph = {module_name(path): set(own_imports(path)) for path in MODULES}
     assert "models.agent" in graph["trainer"]
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def units_imported():
+    """Every unit and the others that its modules import."""
+    graph = {unit: set() for unit in ALLOWED}
+    for path in MODULES:
+        unit = unit_of(module_name(path))
+        graph[unit] |= {unit_of(imported) for imported in own_imports(path)} - {unit}
+    return graph
+
+
+def without_detours(graph):
+    """The arrows of a graph, those left out whose end is reached by way of others as well."""
+    below = {}
+    for unit in ALLOWED:  # from the bottom up; an arrow upward is for the tests above
+        below[unit] = graph[unit].union(*(below.get(other, ()) for other in graph[unit]))
+    return {(unit, end) for unit in ALLOWED for end in graph[unit] if not any(end in below[way] for way in graph[unit])}
+
+
+def test_the_drawing_of_the_rooms_shows_the_imports_that_occur():
+    text = MAP.read_text(encoding="utf-8")
+    drawing = re.search(r"^```mermaid\nflowchart TD\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
+    arrows = [re.fullmatch(r"\s*(\w+)(?:[\[(].*?[\])])? --> (\w+)(?:\[.*\])?", line) for line in drawing.splitlines()]
+    assert sorted(arrow.groups() for arrow in arrows) == sorted(without_detours(units_imported()))
+
+
+def test_the_page_of_the_rooms_counts_arrows_and_names_units_as_they_are():
+    text = MAP.read_text(encoding="utf-8")
+    assert f" {sum(len(others) for others in units_imported().values())} between" in text
+    assert re.findall(r"^\| `(\w+)/?` \|", text, re.MULTILINE) == [*reversed(ALLOWED)]
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/__init__.py")), ids=module_name)

@@ -1,16 +1,17 @@
-"""What is installed from the wheel is the whole program, configuration files included."""
+"""What is installed from the wheel is the whole program, configuration files included; the sources bring the manual."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ["trpo", "configs", "pyproject.toml", "README.md", "LICENSE"]
+SHIPPED = ["trpo", "configs", "docs", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"]
 TINY = ["run.total_steps=64", "run.steps_per_iteration=32", "env.num_envs=2", "run.evaluation_episodes=1"]
 
 pytestmark = pytest.mark.slow
@@ -23,12 +24,19 @@ def call(*command, cwd, **more):
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """Where the wheel of a copy of the repository was installed."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
+def source(tmp_path_factory):
+    """A copy of what is shipped of the repository."""
+    source = tmp_path_factory.mktemp("source")
     for name in SHIPPED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
+    return source
+
+
+@pytest.fixture(scope="module")
+def installed(source, tmp_path_factory):
+    """Where the wheel of the copy was installed."""
+    target = tmp_path_factory.mktemp("target")
     call(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=source)
     (wheel,) = (source / "dist").glob("*.whl")
     call(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", target, wheel, cwd=source)
@@ -66,3 +74,13 @@ def test_the_installed_package_has_both_commands(installed, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(installed)}
     for command in ("trpo-train", "trpo-evaluate"):
         assert "episode" in call(installed / "bin" / command, "--help", cwd=tmp_path, env=environment)
+
+
+def test_the_source_distribution_has_every_page_of_the_manual(source):
+    call(sys.executable, "-m", "build", "--sdist", "--no-isolation", cwd=source)
+    (archive,) = (source / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        names = {"/".join(Path(name).parts[1:]) for name in files.getnames()}
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    assert pages
+    assert {"README.md", "CHANGELOG.md", "LICENSE", *pages} <= names

@@ -1,14 +1,18 @@
 import datetime
+import errno
 import logging
+import os
 import platform
 import re
 import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
 
 import pytest
 import yaml
-from tiny_runs import rows, summary, train_tiny
+from tiny_runs import everything_below, rows, summary, train_tiny
 
 from trpo.config import UserError
 from trpo.record import run_directory
@@ -127,6 +131,44 @@ def test_any_file_of_a_run_makes_a_directory_taken(tmp_path, name):
     (tmp_path / name).write_text("")
     with pytest.raises(UserError, match=name):
         run_directory.check_free(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "absent/below", "absent/../other", "absent/../../outside"])
+def test_what_a_check_tries_is_gone_afterwards(tmp_path, name):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    run_directory.check_can_be_made(inside / name)
+    assert everything_below(tmp_path) == [inside]
+
+
+@pytest.mark.parametrize("room_for", range(4))
+def test_a_check_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch, room_for):
+    """A disk with room for so many directories, and for no file."""
+    made, mkdir = [], os.mkdir
+
+    def full(path, *arguments, **options):
+        if len(made) == room_for:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        mkdir(path, *arguments, **options)
+        made.append(path)
+
+    monkeypatch.setattr(os, "mkdir", full)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: full(dir))
+    with pytest.raises(UserError, match="No space left"):
+        run_directory.check_can_be_made(tmp_path / "run" / "below")
+    assert len(made) == room_for
+    assert everything_below(tmp_path) == []
+
+
+def test_checks_at_the_same_moment_do_not_disturb_each_other(tmp_path):
+    directories = [tmp_path / "runs" / "task" / str(number) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        checks = [pool.submit(run_directory.check_can_be_made, directory) for directory in directories * 50]
+        for number, check in enumerate(checks):
+            if number == 100:  # as a job that starts meanwhile
+                directories[0].mkdir(parents=True)
+            check.result()
+    assert everything_below(tmp_path) == [tmp_path / "runs", tmp_path / "runs" / "task", directories[0]]
 
 
 def test_an_error_is_logged_with_its_traceback_and_goes_on(tmp_path):

@@ -24,13 +24,13 @@ def command(name: str) -> Callable[[Command], Callable[..., int]]:
 
 
 def reported(name: str, function: Command, arguments: list[str]) -> int:
-    """Return the exit code of a command; a mistake is one line and code 2."""
+    """Return the exit code of a command: one line and code 2 for a mistake, code 1 for a disk or a rank that failed."""
     try:
         return function(arguments)
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-    except ConnectionError as error:  # of several ranks, before or after the run itself
+    except OSError as error:  # before or after the run itself: a rank that is gone, a disk that filled up
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -133,6 +133,7 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
     taken: dict[Path, int] = {}
     for number, job in enumerate(jobs):
         directory = job_directory(job, number, jobs[0] if multirun else None)
+        run_directory.check_path(directory)
         if taken.setdefault(directory.resolve(), number) != number:
             raise UserError(f"jobs {taken[directory.resolve()]} and {number} would share {directory}")
         plans.append(plan := plan_job(as_typed(job, job.hydra.overrides.task), directory, load_config))
@@ -143,8 +144,8 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
         if (environment := repr(plan.config.env)) not in interfaces:
             interfaces[environment] = check_environment(plan.config.env)
         agent_for(plan.config, interfaces[environment])  # refuses what does not go with the actions
-        if not plan.resume:
-            run_directory.check_free(directory)
+        check_directory = run_directory.check_can_be_made if plan.resume else run_directory.check_free
+        check_directory(directory)
     return plans
 
 

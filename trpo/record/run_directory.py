@@ -6,8 +6,9 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,13 +31,54 @@ DUMPS = "dumps"
 
 
 def check_free(directory: Path) -> None:
-    """Raise `UserError` if the directory holds a run already: nothing is ever overwritten."""
+    """Raise `UserError` if the directory cannot be made, or holds a run already: nothing is ever overwritten."""
+    check_path(directory)
     for name in (CONFIG, METRICS, SUMMARY, CHECKPOINTS):
         if (directory / name).exists():
             raise UserError(f"{directory} already holds a run ({name}); choose another hydra.run.dir")
-    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{directory} cannot be made: {there} is not a directory that can be written to")
+    check_can_be_made(directory)
+
+
+def check_can_be_made(directory: Path) -> None:
+    """Raise `UserError` if a run cannot be written to a directory; nothing of what is tried stays."""
+    check_path(directory)
+    path = directory.absolute()
+    there = next(above for above in (path, *path.parents) if os.path.lexists(above))
+    if not there.is_dir():  # a file, or a link to nothing
+        raise UserError(f"{directory} cannot be made: {there} is not a directory")
+    try:
+        try_to_make(there, path.relative_to(there).parts)
+    except OSError as error:
+        raise UserError(f"{directory} cannot be made: no run can be written in {there} ({error.strerror})") from error
+
+
+def try_to_make(there: Path, names: Sequence[str]) -> None:
+    """Make directories of these names inside each other, and a file in the last, and remove them all again.
+
+    What `os.access` says is no answer: as root it says yes of `/proc` and of what is mounted read-only. They are made
+    in a directory of their own, never at their place: of jobs that start at the same moment, one must not remove
+    what another one has found there.
+    """
+    with ExitStack() as made:
+        path = Path(tempfile.mkdtemp(prefix=".trpo-", dir=there))
+        made.callback(path.rmdir)
+        for name in names:
+            if name != os.pardir:  # which could lead out
+                path = path / name
+                path.mkdir()
+                made.callback(path.rmdir)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+
+
+def check_path(path: Path) -> None:
+    """Raise `UserError` if no directory could ever have this path, or it may not even be looked at."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it can be made, or `check_can_be_made` says why not
+    except (OSError, ValueError) as error:  # a component too long, links in a circle, no permission, a null byte
+        raise UserError(f"{str(path)!r} cannot be a directory: {getattr(error, 'strerror', error)}") from error
 
 
 def finished_steps(directory: Path) -> int | None:
@@ -64,6 +106,7 @@ def read_overrides(directory: Path) -> list[str]:
 
 def check_is_run(directory: Path) -> None:
     """Raise `UserError` if the directory is not that of a run."""
+    check_path(directory)
     if not directory.is_dir():
         raise UserError(f"there is no directory {directory}")
     if not (directory / CONFIG).is_file():

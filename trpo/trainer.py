@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Mapping
 from itertools import chain
@@ -27,7 +26,7 @@ from trpo.sampling.interface import Interface
 from trpo.system import ranks, seeds
 from trpo.system.device import resolve_device
 from trpo.system.laps import Laps
-from trpo.system.memory import keep_freed_memory
+from trpo.system.process import set_up
 from trpo.update.critic import fit_critic, make_optimizer
 from trpo.update.step_info import Outcome, StepInfo
 from trpo.update.trust_region import trust_region_step
@@ -49,12 +48,7 @@ class Trainer:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.device = resolve_device(config)
-        torch.set_num_threads(config.run.threads)
-        keep_freed_memory()
-        if config.run.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
-        if config.run.deterministic != torch.are_deterministic_algorithms_enabled():  # it imports for over a second
-            torch.use_deterministic_algorithms(config.run.deterministic)
+        set_up(threads=config.run.threads, deterministic=config.run.deterministic)
         self.environments = Environments(config.env, config.seed, ranks.share(config.env.num_envs))
         try:
             self._make_parts()

@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import logging
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from trpo.config import EnvConfig, UserError, first_line
 from trpo.sampling.interface import Interface, make_interface
+from trpo.sampling.missing import why
 from trpo.sampling.pool import Pool
 
 COMPOSED = (spaces.Dict, spaces.Tuple, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -32,12 +35,22 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
             "--help lists the tasks"
         )
     mujoco.set_mju_user_warning(log_once)
+    look_here_too()
     try:
         env = gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
     except Exception as error:
-        raise UserError(f"env.id={config.id} cannot be made: {first_line(error)}") from error
+        raise UserError(f"env.id={config.id} cannot be made: {why(config.id, error)}") from error
     composed = isinstance(env.observation_space, COMPOSED) and env.observation_space.is_np_flattenable
     return gymnasium.wrappers.FlattenObservation(env) if composed else env
+
+
+def look_here_too() -> None:
+    """Let `package:Name-v0` find a module in the working directory, as `python -m trpo` does, in any process.
+
+    At the end of the path: there a file that is called like somebody else's module does not take its place.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 @functools.cache

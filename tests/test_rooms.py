@@ -19,7 +19,8 @@ MAP = PACKAGE.parent / "docs" / "rooms.md"
 # From the bottom up: unit → (what of trpo it may import, which third-party packages it may import).
 # A unit is a module at the top of trpo/ or a room, whose modules may import each other as well.
 ALLOWED = {
-    "config": ((), ()),
+    "fields": ((), ()),
+    "config": (("fields",), ()),
     "keys": (("config",), ()),
     "numerics": ((), ("numpy", "torch")),
     "system": (("config", "numerics"), ("numpy", "torch")),
@@ -32,7 +33,7 @@ ALLOWED = {
     "writer": (("keys", "numerics", "record", "trainer", "update"), ()),
     "run": (("config", "numerics", "record", "system", "trainer", "update", "writer"), ()),
     "commands": (
-        ("config", "keys", "models", "record", "run", "sampling", "system", "trainer"),
+        ("config", "fields", "keys", "models", "record", "run", "sampling", "system", "trainer"),
         ("hydra", "numpy", "omegaconf"),
     ),
     "__main__": (("commands",), ()),

@@ -3,7 +3,7 @@
 Read a training iteration top-down: `trainer` → `update.trust_region` → `update.objective` → `numerics.fisher`,
 `numerics.conjugate_gradient`, `numerics.line_search` → `models.distributions`.
 
-    config, keys    every key, default and range; keys as they are typed
+    config, keys    every key, default and range; keys as they are typed; fields: what a key is
     commands/       what a person types: one file a command; arguments to checked jobs (Hydra lives only here)
     run, writer     one run: when to log, evaluate, save and stop; what it writes
     trainer         one iteration: collect → batch → policy step → critic fit → statistics

@@ -7,11 +7,11 @@ bounds, so the command line, the error messages and the README speak from one so
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-FINITE = "a finite number"
+from trpo.fields import describe, describe_range, has_type, in_range, key, settled
+
 MAX_KL = 0.04  # δ of Gaussian policies, which may go on for ever; eight such steps turn six even chances into certainty
 DISCRETE_MAX_KL = 0.01
 
@@ -26,22 +26,6 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def key(
-    default: Any,
-    text: str,
-    *,
-    above: float | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """Return a dataclass field with its line of help and its allowed range."""
-    metadata = {"text": text, "above": above, "at_least": at_least, "at_most": at_most, "choices": choices}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=dict, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """One group of keys; every value is checked when it is made, on the command line as in Python."""
@@ -50,40 +34,17 @@ class Section:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):  # what YAML and Hydra make of a tuple
-                object.__setattr__(self, field.name, tuple(value))
+            value = settled(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
             if field.metadata:
                 self._check(field, value)
 
     def _check(self, field: dataclasses.Field[Any], value: Any) -> None:
-        allowed = describe_range(field)
-        for number in value if isinstance(value, list | tuple) else [value]:
+        if not has_type(field, value):
+            raise UserError(f"{dotted(self.path, field.name)} must be {describe(field)}, got {value!r}")
+        for number in value if isinstance(value, tuple) else (value,):
             if not in_range(field, number):
-                raise UserError(f"{dotted(self.path, field.name)} must be {allowed}, got {value!r}")
-
-
-def in_range(field: dataclasses.Field[Any], value: Any) -> bool:
-    """Return whether one value lies in the range that its field declares; a NaN lies in none."""
-    bounds = field.metadata
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    return (
-        (bounds["above"] is None or value > bounds["above"])
-        and (bounds["at_least"] is None or value >= bounds["at_least"])
-        and (bounds["at_most"] is None or value <= bounds["at_most"])
-        and (not bounds["choices"] or value in bounds["choices"])
-    )
-
-
-def describe_range(field: dataclasses.Field[Any]) -> str:
-    """Return the range of a field in words, for messages and for `--help`."""
-    bounds = field.metadata
-    if bounds["choices"]:
-        return "one of " + ", ".join(bounds["choices"])
-    words = {"above": "above", "at_least": "at least", "at_most": "at most"}
-    parts = [f"{words[name]} {bounds[name]:g}" for name in words if bounds[name] is not None]
-    return " and ".join(parts) or FINITE
+                raise UserError(f"{dotted(self.path, field.name)} must be {describe_range(field)}, got {value!r}")
 
 
 def dotted(*parts: str) -> str:

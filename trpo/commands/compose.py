@@ -10,10 +10,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from trpo.commands.schema import make_schema
 from trpo.config import Config, UserError, first_line
-from trpo.keys import check_key
+from trpo.fields import describe
+from trpo.keys import check_key, fields_by_key
 
 PACKAGE_CONFIGS = Path(__file__).parents[1] / "configs"  # in an installed wheel
 SOURCE_CONFIGS = Path(__file__).parents[2] / "configs"  # in the repository
@@ -54,9 +56,20 @@ def one_line(error: BaseException) -> str:
     """Return Hydra's or OmegaConf's message in one line, with the key it is about and what went wrong with it."""
     if missing := re.search(r"Could not find 'task/(.*)'", str(error)):
         return f"there is no task {missing[1]!r}; tasks: {', '.join(tasks())}"
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        return f"{first_line(error)}: {first_line(error.__cause__)}"
-    return first_line(error)
+    if isinstance(error, OmegaConfBaseException):
+        return wrong_type(error) or first_line(error)
+    reason = error.__cause__ or error.__context__
+    if not isinstance(reason, OmegaConfBaseException):
+        return first_line(error)
+    if file := re.match("In '(.*?)': ", str(error)):
+        return f"in {file[1]}: {one_line(reason)}"
+    return wrong_type(reason) or f"{first_line(error)}: {first_line(reason)}"
+
+
+def wrong_type(error: OmegaConfBaseException) -> str | None:
+    """Return in words what a key takes, if a value was refused for its type."""
+    field = dict(fields_by_key()).get(error.full_key or "") if isinstance(error, ValidationError) else None
+    return f"{error.full_key} must be {describe(field)}, got {error.value!r}" if field else None
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -67,7 +80,7 @@ def to_config(composed: DictConfig) -> Config:
     try:
         config = OmegaConf.to_object(own)
     except OmegaConfBaseException as error:
-        raise UserError(first_line(error)) from error
+        raise UserError(one_line(error)) from error
     assert isinstance(config, Config)
     return config
 
@@ -76,21 +89,6 @@ def register_schema() -> None:
     """Give Hydra the dataclasses of `config.py` and the resolver of directory names."""
     ConfigStore.instance().store(name="schema", node=make_schema())
     OmegaConf.register_new_resolver("slug", slug, replace=True)
-
-
-def make_schema() -> DictConfig:
-    """Return the dataclasses of `config.py` as a configuration that can be overridden."""
-    schema: DictConfig = OmegaConf.structured(Config)
-    make_writable(schema)
-    return schema
-
-
-def make_writable(node: DictConfig) -> None:
-    """Lift the read-only flag that OmegaConf puts on frozen dataclasses, or nothing could be overridden."""
-    OmegaConf.set_readonly(node, None)
-    for name in node:
-        if OmegaConf.is_dict(node[name]):
-            make_writable(node[name])
 
 
 def slug(text: str) -> str:
@@ -109,6 +107,6 @@ def load_config(file: Path) -> Config:
     try:
         merged = OmegaConf.merge(make_schema(), OmegaConf.load(file))
     except Exception as error:
-        raise UserError(f"{file} is not a configuration of this version: {first_line(error)}") from error
+        raise UserError(f"{file} is not a configuration of this version: {one_line(error)}") from error
     assert isinstance(merged, DictConfig)
     return to_config(merged)

@@ -9,7 +9,7 @@ from dataclasses import Field
 from trpo.commands.compose import tasks
 from trpo.commands.exit_codes import command
 from trpo.commands.launch import launch
-from trpo.config import FINITE, describe_range
+from trpo.fields import FINITE, describe_range
 from trpo.keys import fields_by_key
 
 

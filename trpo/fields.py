@@ -1,0 +1,90 @@
+"""One key of the configuration: its default, its line of help, and the type and range of its values.
+
+The command line, the error messages and `--help` speak from this one source. Standard library only.
+"""
+
+import dataclasses
+import math
+from numbers import Integral
+from typing import Any
+
+FINITE = "a finite number"
+INTEGERS = "tuple[int, ...]"
+TYPES = {
+    "int": "a whole number",
+    INTEGERS: "a list of whole numbers",
+    "float": FINITE,
+    "bool": "true or false",
+    "str": "a text",
+    "dict[str, Any]": "a mapping",
+}
+
+
+def key(
+    default: Any,
+    text: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Return a dataclass field with its line of help and its allowed range."""
+    metadata = {"text": text, "above": above, "at_least": at_least, "at_most": at_most, "choices": choices}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def settled(field: dataclasses.Field[Any], value: Any) -> Any:
+    """Return a value in the form that its field stores: lists as tuples, whole numbers as integers."""
+    if isinstance(value, list):  # what YAML and Hydra make of a tuple
+        value = tuple(value)
+    if field.type == "int":
+        return whole(value)
+    return tuple(whole(number) for number in value) if field.type == INTEGERS and isinstance(value, tuple) else value
+
+
+def whole(value: Any) -> Any:
+    """Return a number without a fraction, `1e6` say, as an integer, and anything else as it is."""
+    if isinstance(value, bool):  # which Python takes for an integer
+        return value
+    return int(value) if isinstance(value, Integral) or (isinstance(value, float) and value.is_integer()) else value
+
+
+def has_type(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Return whether a settled value has the integers that its field declares; other types are told by their range."""
+    if field.type == INTEGERS:
+        return isinstance(value, tuple) and all(type(number) is int for number in value)
+    return field.type != "int" or type(value) is int
+
+
+def in_range(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Return whether one value lies in the range that its field declares; a NaN lies in none."""
+    bounds = field.metadata
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return (
+        (bounds["above"] is None or value > bounds["above"])
+        and (bounds["at_least"] is None or value >= bounds["at_least"])
+        and (bounds["at_most"] is None or value <= bounds["at_most"])
+        and (not bounds["choices"] or value in bounds["choices"])
+    )
+
+
+def describe(field: dataclasses.Field[Any]) -> str:
+    """Return the type and the range of a field in words, for values of another type."""
+    words, kind = describe_range(field), TYPES[str(field.type)]
+    if field.metadata["choices"]:
+        return words
+    return kind if words == FINITE else f"{kind} {words}"
+
+
+def describe_range(field: dataclasses.Field[Any]) -> str:
+    """Return the range of a field in words, for messages and for `--help`."""
+    bounds = field.metadata
+    if bounds["choices"]:
+        return "one of " + ", ".join(bounds["choices"])
+    words = {"above": "above", "at_least": "at least", "at_most": "at most"}
+    parts = [f"{words[name]} {bounds[name]:g}" for name in words if bounds[name] is not None]
+    return " and ".join(parts) or FINITE

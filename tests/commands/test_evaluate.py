@@ -36,7 +36,7 @@ def run(trained, tmp_path, monkeypatch):
 
 @pytest.fixture
 def fresh(run):
-    """A checkpoint of an agent that never learned and acts at random: what the others became differs from CPU to CPU."""
+    """A checkpoint of an agent that never learned and acts at random; what others become differs from CPU to CPU."""
     config = load_config(run / "config.yaml")
     untrained = agent_for(config, check_environment(config.env)).state_dict()
     checkpoint.save(run / "fresh.pt", checkpoint.load(checkpoints(run)[-1]) | {"agent": untrained})

@@ -78,12 +78,28 @@ def close(one, other):
     return one == other
 
 
-@pytest.mark.parametrize("part", ["objective", "step", "profile", "statistics", "assess"])
+@pytest.mark.parametrize("part", ["objective", "profile", "statistics", "assess"])
 def test_every_rank_has_what_one_process_has(part, several, alone):
     for rank in several:
         if isinstance(alone[part], dict):
             assert [name for name in alone[part] if not close(rank[part][name], alone[part][name])] == []
         assert close(rank[part], alone[part])
+
+
+def rounding_of_the_solve(result):
+    """How far θ may be off: by products, sums over samples and over θ, times the condition number of the solve."""
+    lowest, highest = (result["figures"][f"curvature_{end}"] + result["figures"]["damping"] for end in ("min", "max"))
+    terms = SAMPLES + len(result["theta"])
+    return terms * torch.finfo(torch.float64).eps * highest / lowest * result["figures"]["step_norm"]
+
+
+def test_every_rank_takes_the_step_of_one_process(several, alone):
+    for rank in several:
+        for form, expected in alone["step"].items():
+            taken, tolerance = rank["step"][form], rounding_of_the_solve(expected)
+            torch.testing.assert_close(taken["theta"], expected["theta"], rtol=0, atol=tolerance)
+            assert taken["outcome"] == expected["outcome"]
+            assert close(taken["figures"], expected["figures"])
 
 
 def test_the_steps_compared_were_taken(alone):

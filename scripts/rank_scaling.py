@@ -39,7 +39,7 @@ def messages(cg_iterations: float, candidates: float, critic_steps: int) -> dict
     A small one is a gather or a sum of a few numbers: reward scale, advantages, N (policy, critic, step
     count), rollout and policy figures, statistics, critic before and after, the parameters' hash, the stop request.
     """
-    return {"small": 12 + candidates, "policy": 4 + cg_iterations, "critic": critic_steps}
+    return {"small": 12 + candidates, "policy": 2 + cg_iterations, "critic": critic_steps}
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ Read a training iteration top-down: `trainer` → `update.trust_region` → `upd
     record/         TensorBoard, metrics, checkpoints           (files are written only here)
     models/         networks, distributions, running statistics
     numerics/       pure functions of tensors
-    system/         several processes, devices, seeds, signals, how long things took
+    system/         several processes, devices, threads, memory, seeds, signals, how long things took
 
 Shapes: T steps per environment, B environments, N samples, O observation, A action, D distribution-parameter and P
 policy-parameter sizes. θ is `theta`, always flat (P,); δ is `max_kl`; KL is joint, old policy first, in nats.

@@ -126,12 +126,12 @@ def test_rows_survive_the_file_and_further_repetitions_are_added():
 
 def test_targets_are_judged_on_their_side_of_the_bound():
     case = {"samples": 2_048, "hidden": "64×64", "threads": 1}
-    training_rows = [Row("trpo, sync, 8 envs", {}, [8.0]), Row("sb3-contrib TRPO, 8 envs, 1 thread", {}, [4.0])]
-    update = [Row("trpo", case, [31.0]), Row("sb3-contrib", case, [100.0])]
+    training_rows = [Row("trpo, sync, 16 envs", {}, [9.0]), Row("sb3-contrib TRPO, 16 envs, 1 thread", {}, [4.0])]
+    update = [Row("trpo", case, [46.0]), Row("sb3-contrib", case, [100.0])]
     lines = targets.targets_table({"training": training_rows, "update": update}).splitlines()
     verdicts = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in lines}
-    assert verdicts["trpo, sync, 8 envs / sb3-contrib, 8 envs"] == ["8 / 4", "2.00", "≥ 2", "yes |"]
-    assert verdicts["policy update / sb3-contrib's, N = 2,048, 1 thread(s)"] == ["31 / 100", "0.31", "≤ 0.3", "no |"]
+    assert verdicts["trpo, sync / sb3-contrib, both 16 envs"] == ["9 / 4", "2.25", "≥ 2.2", "yes |"]
+    assert verdicts["policy update / sb3-contrib's, N = 2,048, 1 thread(s)"] == ["46 / 100", "0.46", "≤ 0.45", "no |"]
     assert verdicts["trpo / tianshou's best"][0] == "not measured"
 
 

@@ -135,9 +135,17 @@ def test_an_unwrapped_network_computes_what_the_network_does(sizes, activation):
         torch.testing.assert_close(forward(inputs), network(inputs).detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_an_unwrapped_network_of_other_layers_is_the_network():
-    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Softplus())
-    assert unwrapped(network) is network
+def test_a_policy_with_other_layers_acts_by_calling_them():
+    """Its actions need no gradient: they go to the environment as NumPy arrays."""
+    policy = gaussian()
+    policy.network[1] = torch.nn.Softplus()
+    seen = normal(4, 3, seed=1, dtype=torch.float32)
+    for noise in (None, policy.distribution.noise(4, generator(1))):
+        actions = policy.actor()(seen, noise)
+        assert not actions.requires_grad
+        y = policy(seen).detach()
+        expected = policy.distribution.mode(y) if noise is None else policy.distribution.sample(y, noise)
+        torch.testing.assert_close(actions, expected)
 
 
 @pytest.mark.parametrize("make", [gaussian, lambda: logits(Categorical((3, 2)))], ids=["gaussian", "logits"])

@@ -43,10 +43,10 @@ def unwrapped(network: nn.Sequential) -> Map:
     """Return what an `mlp` computes now, to rounding, without the modules around it and without new memory.
 
     A module's bookkeeping costs more than the arithmetic of a few rows. Valid until a parameter changes; each result
-    is overwritten by the next. A network of other layers is returned as it is.
+    is overwritten by the next. A network of other layers, or one that somebody listens to, is called as it is.
     """
     if not perceptron.is_perceptron(network):
-        return network
+        return torch.no_grad()(lambda rows: network(rows))
     linears = [(layer.bias.detach(), layer.weight.detach().T) for layer in network if isinstance(layer, nn.Linear)]
     activations = [perceptron.ACTIVATIONS[type(layer)] for layer in [*network][1::2]]
 

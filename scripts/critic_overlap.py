@@ -13,6 +13,7 @@ from trpo.batch import make_batch
 from trpo.config import Config, EnvConfig, RunConfig
 from trpo.trainer import Trainer
 from trpo.update.critic import FitInfo, fit_critic
+from trpo.update.statistics import update_normalizer
 from trpo.update.trust_region import trust_region_step
 
 ITERATIONS, ROUNDS = 8, 5
@@ -58,10 +59,9 @@ def overlapping(trainer: Trainer, worker: ThreadPoolExecutor) -> float:
     fit: Future[FitInfo] | None = None
     started = time.perf_counter()
     for _ in range(ITERATIONS):
-        rollout = trainer.collector.collect(agent)
+        rollout = trainer.collect()
         if fit is not None:
             fit.result()
-        trainer._update_reward_scale(rollout)
         batch = make_batch(
             agent,
             rollout,
@@ -79,7 +79,7 @@ def overlapping(trainer: Trainer, worker: ThreadPoolExecutor) -> float:
             config.critic,
             trainer.minibatches,
         )
-        trainer._update_normalizer(rollout, batch)
+        update_normalizer(agent, rollout, batch)
     assert fit is not None
     fit.result()
     return (time.perf_counter() - started) / ITERATIONS

@@ -36,10 +36,11 @@ CONFIGURATIONS = {"default": (), "few critic steps": ("critic.minibatch_size=204
 def messages(cg_iterations: float, candidates: float, critic_steps: int) -> dict[str, float]:
     """Return how many messages of each kind an iteration sends, normalisers on, `fisher_fraction` 1, damping relative.
 
-    A small one is a gather or a sum of a few numbers: reward scale, advantages, N (policy, critic, step
-    count), rollout and policy figures, statistics, critic before and after, the parameters' hash, the stop request.
+    A small one is a gather or a sum of a few numbers: reward scale, advantages, the last step's judgement, N (policy,
+    critic, step count), rollout and policy figures, statistics, critic before and after, the parameters' hash, the stop
+    request.
     """
-    return {"small": 12 + candidates, "policy": 2 + cg_iterations, "critic": critic_steps}
+    return {"small": 13 + candidates, "policy": 2 + cg_iterations, "critic": critic_steps}
 
 
 def main() -> None:

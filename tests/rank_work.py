@@ -25,6 +25,7 @@ from trpo.trainer import Trainer
 from trpo.update.critic import assess, fit_critic, make_optimizer
 from trpo.update.objective import Objective
 from trpo.update.profile import profile_step
+from trpo.update.promise import Promise, judge
 from trpo.update.trust_region import trust_region_step
 
 SAMPLES = 29
@@ -38,9 +39,9 @@ def mine(rows):
 
 
 def problem(name):
-    """A policy, this rank's share of its batch, and some direction."""
+    """A policy, this rank's share of its batch, and some direction. The last rank has one environment."""
     policy = random_policy(DISTRIBUTIONS[name])
-    batch = random_batch(policy, samples=SAMPLES)
+    batch = random_batch(policy, samples=SAMPLES)._replace(environments=torch.arange(SAMPLES).clamp(max=24) % 4)
     return policy, batch.map(mine), normal(len(flatten(policy)), seed=9)
 
 
@@ -68,7 +69,15 @@ def profile():
     """What lies along a step."""
     policy, batch, _ = problem("gaussian")
     config = TrustRegionConfig(max_kl=0.05)
-    return profile_step(policy, batch, trust_region_step(policy, batch, config), config)._asdict()
+    profile = profile_step(policy, batch, trust_region_step(policy, batch, config), config)._asdict()
+    return {"halves": profile.pop("halves"), "profile": profile}
+
+
+def judgement(name, micro_batch):
+    """What this batch says of a step that led to the policy."""
+    policy, batch, v = problem(name)
+    promise = Promise(flatten(policy) + 0.1 * v, improvement=0.3, kl=0.02, reward_std=1.5)
+    return list(judge(policy, batch._replace(advantage_scale=2.0), promise, reward_std=0.5, micro_batch=micro_batch))
 
 
 def statistics():
@@ -193,7 +202,8 @@ def work():
     return {
         "objective": {form: objective(*form) for form in forms},
         "step": {form: step(*form) for form in forms},
-        "profile": profile(),
+        **profile(),
+        "judgement": {size: judgement("gaussian", size) for size in (0, 3)},
         "advantages": standardize(mine(7 + normal(SAMPLES, seed=8)))[0],
         "statistics": statistics(),
         "assess": list(assess(critic_problem()[0], observations, returns)),

@@ -151,8 +151,8 @@ def test_rows_that_are_not_valid_never_reach_the_batch():
     )
     assert rollout.size < STEPS * ENVS
     first, second = (batch_of(agent, r, normalize=True) for r in (rollout, garbage))
-    assert all(torch.equal(*columns) for columns in zip(first.columns, second.columns, strict=True))
-    assert all(len(column) == rollout.size for column in first.columns)
+    assert all(torch.equal(column, second.columns[name]) for name, column in first.columns.items())
+    assert all(len(column) == rollout.size for column in first.columns.values())
 
 
 def test_the_rows_of_a_batch_stay_together():
@@ -171,7 +171,7 @@ def test_the_rows_of_a_batch_stay_together():
 
 def test_a_batch_carries_no_graph():
     agent = agent_for(Categorical((5,)))
-    assert not any(column.requires_grad for column in batch_of(agent, rollout_of(agent)).columns)
+    assert not any(column.requires_grad for column in batch_of(agent, rollout_of(agent)).columns.values())
 
 
 def test_the_value_after_a_truncation_is_that_of_the_final_observation():
@@ -220,8 +220,8 @@ def test_a_batch_maps_its_columns_and_keeps_its_scale():
     batch = random_batch(random_policy(DiagonalGaussian(2)))._replace(advantage_scale=3.0)
     part = batch.map(lambda column: column[2:5])
     assert part.advantage_scale == 3.0
-    for column, whole in zip(part.columns, batch.columns, strict=True):
-        assert torch.equal(column, whole[2:5])
+    assert part.columns.keys() == batch.columns.keys()
+    assert all(torch.equal(column, batch.columns[name][2:5]) for name, column in part.columns.items())
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])

@@ -28,7 +28,10 @@ ALLOWED = {
     "batch": (("models", "numerics", "system"), ("torch",)),
     "update": (("batch", "config", "models", "numerics", "system"), ("torch",)),
     "sampling": (("batch", "config", "models", "system"), ("envpool", "gymnasium", "mujoco", "numpy", "torch")),
-    "record": (("config",), ("jinja2", "matplotlib", "numpy", "scipy", "tensorboard", "torch", "tqdm", "yaml")),
+    "record": (
+        ("config", "numerics"),
+        ("jinja2", "matplotlib", "numpy", "scipy", "tensorboard", "torch", "tqdm", "yaml"),
+    ),
     "trainer": (("batch", "config", "models", "numerics", "sampling", "system", "update"), ("torch",)),
     "writer": (("keys", "numerics", "record", "trainer", "update"), ()),
     "run": (("config", "numerics", "record", "system", "trainer", "update", "writer"), ()),

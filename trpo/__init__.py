@@ -29,6 +29,7 @@ from trpo.numerics.fisher import gauss_newton_product, hessian_product
 from trpo.numerics.line_search import line_search
 from trpo.update.critic import fit_critic
 from trpo.update.step_info import Outcome, StepInfo
+from trpo.update.surrogates import Piece, Score, Surrogate
 from trpo.update.trust_region import trust_region_step
 
 __all__ = [
@@ -39,8 +40,11 @@ __all__ = [
     "GaussianPolicy",
     "LogitPolicy",
     "Outcome",
+    "Piece",
     "Policy",
+    "Score",
     "StepInfo",
+    "Surrogate",
     "TrustRegionConfig",
     "conjugate_gradient",
     "fit_critic",

@@ -29,6 +29,7 @@ class Rollout(NamedTuple):
     final_observations: Tensor  # (K, O) what the K truncated rows really ended in, in row-major order
     episode_returns: list[float]  # raw, of the episodes that ended in this rollout
     episode_lengths: list[int]
+    first_environment: int = 0  # the number of column 0 among the environments of all ranks
 
     @property
     def size(self) -> int:
@@ -53,15 +54,16 @@ class Batch(NamedTuple):
     advantages: Tensor  # (N,)
     returns: Tensor  # (N,) λ-returns, the critic's targets
     advantage_scale: float = 1.0  # what the advantages were divided by
+    environments: Tensor | None = None  # (N,) the number of each sample's environment, if there are any
 
     @property
-    def columns(self) -> tuple[Tensor, ...]:
+    def columns(self) -> dict[str, Tensor]:
         """What has a row per sample."""
-        return self[:-1]
+        return {name: column for name, column in self._asdict().items() if isinstance(column, Tensor)}
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return the batch with a function applied to every column."""
-        mapped: dict[str, Any] = dict(zip(self._fields, map(function, self.columns), strict=False))
+        mapped: dict[str, Any] = {name: function(column) for name, column in self.columns.items()}
         return self._replace(**mapped)
 
 
@@ -91,6 +93,7 @@ def make_batch(agent: Agent, rollout: Rollout, *, gamma: float, lam: float, norm
     valid = rollout.valid.flatten()
     observations, advantages = observations[valid], advantages.flatten()[valid]
     standardized, scale = standardize(advantages) if normalize else (advantages, 1.0)
+    environments = torch.arange(envs, device=valid.device) + rollout.first_environment
     return Batch(
         observations=observations,
         actions=rollout.actions.flatten(0, 1)[valid],
@@ -98,6 +101,7 @@ def make_batch(agent: Agent, rollout: Rollout, *, gamma: float, lam: float, norm
         advantages=standardized,
         returns=advantages + values.flatten()[valid],
         advantage_scale=scale,
+        environments=environments.repeat(steps)[valid],
     )
 
 

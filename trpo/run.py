@@ -126,7 +126,8 @@ class Session:
         trainer, every = self.trainer, self.trainer.config.record.profile_every
         if not every or trainer.iteration % every:
             return None
-        return profile_step(trainer.agent.policy, iteration.batch, iteration.step, trainer.config.trust_region)
+        policy, config = trainer.agent.policy, trainer.config.trust_region
+        return profile_step(policy, iteration.batch, iteration.step, config, iteration.surrogate)
 
     def evaluate(self, writer: Writer) -> dict[str, float]:
         """Return the figures of an evaluation; keep the agent if it is the best so far."""

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -10,15 +9,12 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from trpo.batch import Batch, Rollout, make_batch
 from trpo.config import Config, UserError
 from trpo.models.agent import Agent, load_agent, make_agent
-from trpo.models.distributions import DiagonalGaussian
 from trpo.models.normalizer import ObservationNormalizer
-from trpo.numerics.advantages import discounted_returns
-from trpo.numerics.params import flatten
+from trpo.numerics.params import fingerprint
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
 from trpo.sampling.evaluation import Evaluation, evaluate
@@ -28,7 +24,10 @@ from trpo.system.device import resolve_device
 from trpo.system.laps import Laps
 from trpo.system.process import set_up
 from trpo.update.critic import fit_critic, make_optimizer
+from trpo.update.promise import Judge, promise_of
+from trpo.update.statistics import update_normalizer, update_reward_scale
 from trpo.update.step_info import Outcome, StepInfo
+from trpo.update.surrogates import Score, Surrogate
 from trpo.update.trust_region import trust_region_step
 
 log = logging.getLogger(__name__)
@@ -39,6 +38,7 @@ class Iteration(NamedTuple):
 
     row: dict[str, float | str]
     batch: Batch
+    surrogate: Surrogate
     step: StepInfo
 
 
@@ -60,6 +60,7 @@ class Trainer:
         config = self.config
         self.agent = agent_for(config, self.environments.interface).to(self.device)
         self.optimizer = make_optimizer(self.agent.critic, config.critic)
+        self.judge = Judge()
         rank = () if ranks.leads() else (ranks.number(),)
         self.minibatches = seeds.generator(config.seed, seeds.Role.MINIBATCHES, *rank)
         self.collector = Collector(
@@ -85,19 +86,28 @@ class Trainer:
         """
         if not self.warms_up:
             return
-        rollout = self.collector.collect(self.agent)
+        rollout = self.collect()
         self.env_steps += int(ranks.total(rollout.valid.sum()))
-        self._update_reward_scale(rollout)
         if isinstance(self.agent.normalizer, ObservationNormalizer):
             self.agent.normalizer.update(ranks.moments_of(rollout.observations[rollout.valid]))
 
     def iterate(self) -> Iteration:
         """Run one iteration; its row maps the tags of the design's contract to numbers."""
-        config, agent = self.config, self.agent
         clock = Laps()
-        rollout = self.collector.collect(agent)
+        rollout = self.collect()
         clock.lap("collect")
-        self._update_reward_scale(rollout)
+        return self.learn(rollout, clock)
+
+    def collect(self) -> Rollout:
+        """Return a rollout of the policy as it is, its rewards taken into their scale: the policy does not see that."""
+        rollout = self.collector.collect(self.agent)
+        gamma = self.config.advantage.gamma
+        self.discounted = update_reward_scale(self.agent, rollout, self.discounted, gamma=gamma)
+        return rollout
+
+    def learn(self, rollout: Rollout, clock: Laps) -> Iteration:
+        """Take a policy step and a critic fit on a rollout, and the statistics further."""
+        config, agent = self.config, self.agent
         batch = make_batch(
             agent,
             rollout,
@@ -105,12 +115,12 @@ class Trainer:
             lam=config.advantage.lam,
             normalize=config.normalize.advantages,
         )
-        step = trust_region_step(agent.policy, batch, config.trust_region, progress=self.progress)
+        judged, surrogate, step = self._step(batch)
         clock.lap("policy")
         critic = config.critic.annealed(self.progress)
         fit = fit_critic(agent.critic, self.optimizer, batch.observations, batch.returns, critic, self.minibatches)
         clock.lap("critic")
-        statistics = self._update_normalizer(rollout, batch)
+        statistics = update_normalizer(agent, rollout, batch)
         samples = int(ranks.total(rollout.valid.sum()))
         self.iteration += 1
         self.env_steps += samples
@@ -123,13 +133,24 @@ class Trainer:
             "outcome": step.outcome.name.lower(),
             "fingerprint": fingerprint(agent.policy),
             **tagged("rollout", rollout.figures()),
-            **tagged("trust_region", step.figures()),
+            **tagged("trust_region", {**step.figures(), **judged}),
             **statistics,
             **tagged("critic", fit.figures()),
             **tagged("time", clock.figures(samples)),
         }
         ranks.check_same(fingerprint(agent))
-        return Iteration(row, batch, step)
+        return Iteration(row, batch, surrogate, step)
+
+    def _step(self, batch: Batch) -> tuple[dict[str, float], Surrogate, StepInfo]:
+        """Judge the last policy step by this batch, then take the next one."""
+        policy, settings = self.agent.policy, self.config.trust_region
+        reward_std = self.agent.reward_std
+        judged = self.judge.judge(policy, batch, reward_std=reward_std, micro_batch=settings.micro_batch)
+        surrogate = Score(policy.distribution, batch)
+        step = trust_region_step(policy, batch, settings, surrogate=surrogate, progress=self.progress)
+        if not self.config.policy.noise_correlation:  # given the state, noise that goes on is not the policy's
+            self.judge.promise = promise_of(step, scale=surrogate.scale, reward_std=reward_std)
+        return judged, surrogate, step
 
     def evaluate(self) -> dict[str, float]:
         """Return the figures of deterministic episodes on environments of their own."""
@@ -173,6 +194,7 @@ class Trainer:
             "env_steps": self.env_steps,
             "agent": copy.deepcopy(self.agent.state_dict()),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "judge": self.judge.state(),
             "ranks": [
                 {
                     "minibatches": self.minibatches.get_state(),
@@ -191,39 +213,13 @@ class Trainer:
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
         load_agent(self.agent, state, "the checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
+        if "judge" in state:  # older checkpoints have none
+            self.judge.restore(state["judge"], self.device)
         own = state["ranks"][ranks.number()]
         self.minibatches.set_state(own["minibatches"])
         self.discounted = own["discounted"]
         exact = self.collector.restore(own["collector"])
         return ranks.largest(int(not exact)) == 0
-
-    def _update_reward_scale(self, rollout: Rollout) -> None:
-        """Take in rewards before they are scaled: the policy does not see the scale, so nothing is frozen."""
-        if self.agent.reward_scale is None:
-            return
-        ended = rollout.terminated | rollout.truncated
-        sums, self.discounted = discounted_returns(
-            rollout.rewards, ended, rollout.valid, self.discounted, gamma=self.config.advantage.gamma
-        )
-        self.agent.reward_scale.moments.update(ranks.moments_of(sums.unsqueeze(-1)))
-
-    @torch.no_grad()
-    def _update_normalizer(self, rollout: Rollout, batch: Batch) -> dict[str, float]:
-        """Move the observation statistics; return the policy's figures and the KL that the move caused."""
-        policy, normalizer = self.agent.policy, self.agent.normalizer
-        before = policy(batch.observations)
-        means = {"policy/entropy": policy.distribution.entropy(before).double().mean()}
-        if isinstance(normalizer, ObservationNormalizer):
-            observations = rollout.observations[rollout.valid]
-            normalizer.update(ranks.moments_of(observations))
-            after = policy(normalizer(observations))
-            means["trust_region/normalizer_kl"] = policy.distribution.kl(before, after).mean()
-        averaged = ranks.mean(torch.stack(list(means.values())), len(before))
-        figures = dict(zip(means, averaged.tolist(), strict=True))
-        if isinstance(policy.distribution, DiagonalGaussian):
-            std = before.chunk(2, dim=-1)[1].exp()
-            figures |= {"policy/std_mean": float(std.mean()), "policy/std_min": float(std.min())}
-        return figures
 
 
 def agent_for(config: Config, interface: Interface) -> Agent:
@@ -234,11 +230,6 @@ def agent_for(config: Config, interface: Interface) -> Agent:
         one_hot=interface.one_hot,
         distribution=interface.distribution,
     )
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Return a hash of θ: equal in two runs up to the first iteration in which they differ in a single bit."""
-    return hashlib.sha256(flatten(module).cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def tagged(group: str, figures: Mapping[str, float]) -> dict[str, float]:

@@ -116,9 +116,8 @@ class DirectoryWriter:
         assert theta is not None  # every step knows where it started
         arrays = {
             "observations": batch.observations,  # as the networks saw them
-            "actions": batch.actions,
-            "advantages": batch.advantages,
             "old_parameters": batch.old_parameters,
+            **iteration.surrogate.columns,
             "theta_old": theta,
             "theta_new": flatten(policy),  # the normaliser is not part of θ
         }

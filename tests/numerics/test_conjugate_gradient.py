@@ -7,7 +7,8 @@ import scipy.sparse.linalg
 import torch
 from oracles import normal
 
-from trpo.numerics.conjugate_gradient import Stop, conjugate_gradient, ritz_values
+from trpo.numerics.conjugate_gradient import Stop, conjugate_gradient
+from trpo.numerics.krylov import ritz_values
 
 SIZE = 12
 

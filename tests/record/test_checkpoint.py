@@ -6,8 +6,8 @@ from tiny_runs import agent_of, checkpoints, fingerprints, rows, same_tensors, s
 
 from trpo.commands.compose import load_config
 from trpo.config import UserError
+from trpo.numerics.params import fingerprint
 from trpo.record import checkpoint
-from trpo.trainer import fingerprint
 
 STATE = {"weights": torch.arange(3.0), "env_steps": 7, "nested": {"name": "x"}}
 

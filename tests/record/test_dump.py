@@ -13,7 +13,16 @@ from tiny_runs import rows, train_tiny
 from trpo.record.dump import write_dump
 
 FOUR_ITERATIONS = ("run.total_steps=320", "run.steps_per_iteration=64", "run.evaluation_episodes=0")
-ARRAYS = {"observations", "actions", "advantages", "old_parameters", "theta_old", "theta_new", "description"}
+ARRAYS = {
+    "observations",
+    "actions",
+    "advantages",
+    "old_parameters",
+    "old_log_probs",
+    "theta_old",
+    "theta_new",
+    "description",
+}
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def test_recording_does_not_change_a_run(run, task, recording, tmp_path):
 
 def drawn(found, title="iteration 3"):
     figure = draw_profile(found, title)
-    return figure, dict(zip(("kl", "surrogate", "residual"), figure.axes, strict=True))
+    return figure, dict(zip(("kl", "surrogate", "residual", "halves"), figure.axes, strict=True))
 
 
 def lines(panel):
@@ -120,7 +120,16 @@ def test_the_picture_draws_the_data_under_its_names(run):
     assert set(lines(panels["kl"])["allowed: δ"].get_ydata()) == {found["max_kl"]}
     (residual,) = panels["residual"].get_lines()
     assert list(residual.get_ydata()) == found["cg_residuals"]
+    for label in ("promised", "kept"):
+        line, halves = lines(panels["halves"])[label], found["halves"]
+        assert (list(line.get_xdata()), list(line.get_ydata())) == (halves["relative_dampings"], halves[label])
     assert all(panel.get_xlabel() and panel.get_ylabel() for panel in panels.values())
+
+
+def test_a_profile_without_halves_is_drawn_without_them(run):
+    """Those of one environment, and of versions before."""
+    assert len(draw_profile(profile(run, 96) | {"halves": None}, "").axes) == 3
+    assert len(draw_profile({k: v for k, v in profile(run, 96).items() if k != "halves"}, "").axes) == 3
 
 
 def test_candidates_are_marked_where_they_are_with_one_legend_entry_for_each_verdict(run):
@@ -133,7 +142,7 @@ def test_candidates_are_marked_where_they_are_with_one_legend_entry_for_each_ver
     }
     for name, panel in drawn(found)[1].items():
         marks = [line for line in panel.get_lines() if line.get_linestyle() == "None"]
-        if name == "residual":
+        if name in ("residual", "halves"):
             assert marks == []
             continue
         height = {"kl": "kl", "surrogate": "improvement"}[name]

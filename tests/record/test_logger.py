@@ -24,6 +24,11 @@ TRUST_REGION = {
     *("improvement", "improvement_ratio", "cg_iterations", "damping", "cg_residual", "curvature_max", "curvature_min"),
     "normalizer_kl",
 }
+JUDGED = {
+    *("improvement_kept", "improvement_promised", "judged_kl", "advantage_std"),
+    *("improvement_kept_sum", "improvement_promised_sum", "promised_per_root_nat", "kept_per_root_nat"),
+}
+BAND = {"kept_per_root_nat_low", "kept_per_root_nat_high"}
 SOMETIMES = {
     "rollout": {"episode_return", "episode_length"},
     "evaluation": {"return_mean", "return_std", "length_mean"},
@@ -51,17 +56,18 @@ def events(run):
 
 
 def test_every_row_has_the_keys_of_the_contract_and_no_others(run):
-    trust_region = tags({"trust_region": TRUST_REGION})
+    trust_region = tags({"trust_region": TRUST_REGION | JUDGED | BAND})
     for row in rows(run):
         assert set(row) >= ROW | tags(ALWAYS)
         assert set(row) <= ROW | tags(ALWAYS) | trust_region | tags(SOMETIMES)
 
 
 def test_an_accepted_row_has_every_figure_of_the_trust_region(run):
-    accepted = [row for row in rows(run) if row["outcome"] == "accepted"]
-    assert accepted
-    for row in accepted:
-        assert {tag for tag in row if tag.startswith("trust_region/")} == tags({"trust_region": TRUST_REGION})
+    """Those of the step before it as well if that was accepted, their spread from the second on."""
+    written = rows(run)
+    assert [row["outcome"] for row in written] == ["accepted"] * 4
+    for row, more in zip(written, (set(), JUDGED, JUDGED | BAND, JUDGED | BAND), strict=True):
+        assert {tag for tag in row if tag.startswith("trust_region/")} == tags({"trust_region": TRUST_REGION | more})
 
 
 def test_a_row_in_which_no_episode_ended_has_no_return(tmp_path):

@@ -165,7 +165,7 @@ def test_every_picture_is_also_a_file_beside_the_page(sweep, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     _, parsed = report(sweep)  # without --output: ./report
     pictures = [path.name for path in everything_below(tmp_path / "report") if path.suffix == ".png"]
-    assert len(pictures) == 3 + 4 + 1  # of the environment, of each run, and the one profile
+    assert len(pictures) == 4 + 4 + 1  # of the environment, of each run, and the one profile
     assert len([tag for tag, _ in parsed.tags if tag == "img"]) == len(pictures)
     assert {"CartPole-v1_learning.png", "run0_trust_region.png", "run0_profile.png"} <= set(pictures)
 

@@ -33,6 +33,11 @@ class Agent(nn.Module):
         """Return raw observations (N, O) as the networks see them."""
         return observations if self.normalizer is None else self.normalizer(observations)
 
+    @property
+    def reward_std(self) -> float:
+        """What rewards are divided by; 1 if they are not scaled."""
+        return 1.0 if self.reward_scale is None else float(self.reward_scale.moments.std())
+
     def actor(self) -> Actor:
         """Return the map of raw observations (B, O) to actions (B, A): sampled with noise, or the mode without.
 

@@ -1,7 +1,7 @@
 """Conjugate gradient for (A + damping·I)x = b with a symmetric A known only by its products."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ class Solution(NamedTuple):
     residuals: list[float]  # ‖b − (A + damping·I)x_k‖ / ‖b‖ by recurrence, k = 0 … iterations
     alphas: list[float]  # step lengths, one per iteration
     betas: list[float]  # direction updates, one per iteration
+    basis: Sequence[Tensor] = ()  # b − (A + damping·I)x_k (P,) before each iteration, if asked for
 
     @property
     def iterations(self) -> int:
@@ -41,7 +42,13 @@ def dot(a: Tensor, b: Tensor) -> float:
 
 
 def conjugate_gradient(
-    product: Callable[[Tensor], Tensor], b: Tensor, *, damping: float = 0.0, max_iterations: int, tolerance: float
+    product: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    damping: float = 0.0,
+    max_iterations: int,
+    tolerance: float,
+    keep_basis: bool = False,
 ) -> Solution:
     """Return x ≈ (A + damping·I)⁻¹b from at most `max_iterations` products (Nocedal & Wright 2006, algorithm 5.2).
 
@@ -49,7 +56,8 @@ def conjugate_gradient(
     anything that is not in the Krylov space of b), the tolerance is relative to ‖b‖, and no epsilon props up a
     division: a curvature ≤ 0 or a non-finite number stops with its own reason and the iterate before it. The first
     product is one with b itself. Ax = Σ α_k Ap_k comes with x, so that nobody needs another product for xᵀAx.
-    Inputs are not modified; the same inputs give the same bits.
+    Inputs are not modified; the same inputs give the same bits. With `keep_basis` the residuals are kept: they span the
+    Krylov space, in which `krylov` solves for other dampings as well.
     """
     x, Ax, r, p = torch.zeros_like(b), torch.zeros_like(b), b, b
     r_squared = dot(r, r)
@@ -57,6 +65,7 @@ def conjugate_gradient(
     residuals: list[float] = [1.0]
     alphas: list[float] = []
     betas: list[float] = []
+    basis: list[Tensor] = []
     stop = Stop.MAX_ITERATIONS
     if not math.isfinite(r_squared):
         return Solution(x, Ax, Stop.NON_FINITE, [], alphas, betas)
@@ -78,6 +87,8 @@ def conjugate_gradient(
             stop = Stop.NON_FINITE
             break
         x, Ax = following, Ax + alpha * Ap
+        if keep_basis:
+            basis.append(r)
         r = r - alpha * damped
         previous, r_squared = r_squared, dot(r, r)
         alphas.append(alpha)
@@ -87,23 +98,4 @@ def conjugate_gradient(
             stop = Stop.CONVERGED
             break
         p = r + betas[-1] * p
-    return Solution(x, Ax, stop, residuals, alphas, betas)
-
-
-def ritz_values(solution: Solution) -> Tensor:
-    """Return estimates of the eigenvalues of A + damping·I, ascending (iterations,), free of further products.
-
-    Eigenvalues of the Lanczos matrix that the coefficients spell out (Golub & Van Loan 2013, section 11.3.5; Saad
-    2003, section 6.7.3): T_kk = 1/α_k + β_{k−1}/α_{k−1}, T_{k,k+1} = √β_k / α_k. Its extreme values approach
-    those of the matrix from inside as far as b excites them.
-    """
-    alphas = torch.tensor(solution.alphas, dtype=torch.float64)
-    betas = torch.tensor(solution.betas, dtype=torch.float64)
-    if len(alphas) == 0:
-        return alphas
-    diagonal = 1 / alphas
-    diagonal[1:] += betas[:-1] / alphas[:-1]
-    off_diagonal = betas[:-1].sqrt() / alphas[:-1]
-    lanczos = torch.diag(diagonal) + torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
-    eigenvalues: Tensor = torch.linalg.eigvalsh(lanczos)
-    return eigenvalues
+    return Solution(x, Ax, stop, residuals, alphas, betas, basis)

@@ -1,5 +1,7 @@
 """A module's parameters as one flat vector θ, and back."""
 
+import hashlib
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -39,3 +41,8 @@ def assign(module: nn.Module, theta: Tensor) -> None:
     pieces = unflatten(theta, module)
     for name, parameter in module.named_parameters():
         parameter.copy_(pieces[name])
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return a hash of θ: equal in two runs up to the first iteration in which they differ in a single bit."""
+    return hashlib.sha256(flatten(module).cpu().numpy().tobytes()).hexdigest()[:16]

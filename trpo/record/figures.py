@@ -12,9 +12,10 @@ OTHER_MARKER = ("v", "tab:purple")
 
 
 def draw_profile(profile: Mapping[str, Any], title: str) -> Figure:
-    """Return three panels: the KL along the step, the surrogate along the step, the residual of the solve."""
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    kl, surrogate, residual = figure.subplots(1, 3)
+    """Return panels of KL and surrogate along the step, the residual of the solve, and if there are any, the halves."""
+    halves = profile.get("halves")  # earlier profiles have none
+    figure = Figure(figsize=(17 if halves else 13, 4.2), layout="constrained")
+    kl, surrogate, residual, *last = figure.subplots(1, 4 if halves else 3)
     figure.suptitle(f"{title}: {profile['outcome']}")
     fractions = profile["fractions"]
 
@@ -35,9 +36,20 @@ def draw_profile(profile: Mapping[str, Any], title: str) -> Figure:
 
     residual.semilogy(range(len(profile["cg_residuals"])), profile["cg_residuals"], marker=".")
     residual.set(xlabel="Fisher products", ylabel="relative residual", title="Conjugate gradient")
-    for panel in (kl, surrogate, residual):
+    if halves:
+        draw_halves(last[0], halves)
+    for panel in figure.axes:
         panel.grid(alpha=0.3)
     return figure
+
+
+def draw_halves(panel: Axes, halves: Mapping[str, Any]) -> None:
+    """Draw what a step chosen on half of the batch promises, and what the other half says, over dampings."""
+    panel.semilogx(halves["relative_dampings"], halves["promised"], marker=".", color="tab:orange", label="promised")
+    panel.semilogx(halves["relative_dampings"], halves["kept"], marker=".", color="tab:blue", label="kept")
+    panel.axhline(0, color="black", linewidth=1)
+    panel.set(xlabel="relative damping", ylabel="gain per √nat, std of the advantage", title="One half by the other")
+    panel.legend(fontsize="small")
 
 
 def mark_candidates(panel: Axes, candidates: list[dict[str, Any]], height: str) -> None:

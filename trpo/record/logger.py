@@ -32,6 +32,11 @@ LAYOUT = {
         "step fraction": tags("trust_region", "step_fraction"),
         "backtracks": tags("trust_region", "backtracks"),
         "surrogate improvement: actual / expected": tags("trust_region", "improvement_ratio"),
+        "gain per √nat, running mean: promised, kept ± 2 errors": tags(
+            "trust_region",
+            *("promised_per_root_nat", "kept_per_root_nat", "kept_per_root_nat_low", "kept_per_root_nat_high"),
+        ),
+        "gain so far: promised, kept": tags("trust_region", "improvement_promised_sum", "improvement_kept_sum"),
         "KL that the normaliser caused": tags("trust_region", "normalizer_kl", "max_kl"),
     },
     "solver": {

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from trpo.config import UserError
 from trpo.record.figures import draw_profile
+from trpo.record.promises import describe_promises, draw_promises
 from trpo.record.report_figures import (
     RETURN,
     Groups,
@@ -130,11 +131,18 @@ def shares_spent(run: Run) -> list[float]:
 def describe_environment(environment: str, runs: Sequence[Run], directory: Path) -> dict[str, Any]:
     """Return the section of one environment: scores and figures over all its runs."""
     groups, slug = group_runs(runs), re.sub(r"[^\w.-]+", "-", environment)
-    drawn = {"learning": draw_learning(groups), "scores": draw_scores(groups), "solver": draw_solver(groups)}
+    drawn = {
+        "learning": draw_learning(groups),
+        "scores": draw_scores(groups),
+        "promises": draw_promises(groups),
+        "solver": draw_solver(groups),
+    }
+    promises = [describe_promises(label, group) for label, group in groups.items()]
     return {
         "name": environment,
         "scores": [describe_score(label, group) for label, group in groups.items()],
-        "pictures": [picture(figure, directory / f"{slug}_{name}.png") for name, figure in drawn.items()],
+        "promises": [row for row in promises if row],
+        "pictures": [picture(figure, directory / f"{slug}_{name}.png") for name, figure in drawn.items() if figure],
     }
 
 

@@ -50,6 +50,7 @@ class Collector:
             final_observations=torch.cat(finals).to(device),
             episode_returns=[episode_return for episode_return, _ in episodes],
             episode_lengths=[length for _, length in episodes],
+            first_environment=self.environments.numbers.start,
         )
 
     def _play(self, agent: Agent, device: torch.device) -> tuple[Tensor, Tensor, list[Transition]]:

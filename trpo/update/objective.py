@@ -1,7 +1,7 @@
 """The three quantities that TRPO needs of a batch, averaged over the samples of all ranks, by micro-batches.
 
-    L(θ) = mean[(π_θ(a|s) / π_old(a|s)) Â]     the surrogate       (TRPO, arXiv:1502.05477, equation 14)
-    K(θ) = mean[KL(π_old(·|s) ‖ π_θ(·|s))]     the constraint
+    L(θ)                                       the surrogate, one of `surrogates`
+    K(θ) = mean[KL(π_old(·|s) ‖ π_θ(·|s))]     the constraint      (TRPO, arXiv:1502.05477, equation 14)
     F    = mean[JᵀMJ] = ∂²K/∂θ² at θ_old       the Fisher matrix   (appendix C.1)
 
 There is one K: line search, Hessian form of F, first-order check and logs all go through `Objective.divergence`.
@@ -9,7 +9,6 @@ There is one K: line search, Hessian form of F, first-order check and logs all g
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,16 +19,7 @@ from trpo.numerics.fisher import Product, gauss_newton_product, hessian_product
 from trpo.numerics.line_search import Evaluation
 from trpo.numerics.params import flatten, forward_at
 from trpo.system import ranks
-
-
-class Piece(NamedTuple):
-    """A micro-batch: views of a batch's rows."""
-
-    observations: Tensor  # (n, O)
-    actions: Tensor  # (n, A)
-    old_parameters: Tensor  # (n, D)
-    advantages: Tensor  # (n,)
-    old_log_probs: Tensor  # (n,)
+from trpo.update.surrogates import Piece, Score, Surrogate, pieces
 
 
 class Objective:
@@ -43,39 +33,40 @@ class Objective:
     Args:
         policy: the policy, holding θ_old.
         batch: the samples.
+        surrogate: L; `Score` if none is given.
         fisher: `gauss_newton` or `hessian`, the form of the Fisher product.
         micro_batch: the most rows in one forward pass; 0 for all.
         theta: θ_old (P,), if the policy no longer holds it.
+        rows: the indices of the samples to use; all of them without.
     """
 
     def __init__(
         self,
         policy: Policy,
         batch: Batch,
+        surrogate: Surrogate | None = None,
         *,
         fisher: str = "gauss_newton",
         micro_batch: int = 0,
         theta: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> None:
         self.policy = policy
         self.distribution = policy.distribution
         self.fisher = fisher
         self.theta = (flatten(policy) if theta is None else theta.clone()).requires_grad_()
-        self.samples = int(ranks.total(torch.tensor(len(batch.advantages))))  # N, of all ranks
-        with torch.no_grad():
-            old_log_probs = self.distribution.log_prob(batch.old_parameters, batch.actions)
-        rows = Piece(batch.observations, batch.actions, batch.old_parameters, batch.advantages, old_log_probs)
-        columns = [column.split(micro_batch or len(batch.advantages)) for column in rows]
-        self.pieces = [Piece(*piece) for piece in zip(*columns, strict=True)]
+        self.surrogate = surrogate or Score(policy.distribution, batch)
+        self.pieces = pieces(batch, self.surrogate, micro_batch=micro_batch, rows=rows)
+        own = sum(len(piece.old_parameters) for piece in self.pieces)
+        self.samples = int(ranks.total(torch.tensor(own)))  # N, of all ranks
 
     def parameters(self, theta: Tensor, observations: Tensor) -> Tensor:
         """Return the distribution parameters (n, D) of the policy with parameters θ (P,)."""
         return forward_at(self.policy, theta, observations)
 
     def gain(self, parameters: Tensor, piece: Piece) -> Tensor:
-        """Return (π_θ/π_old − 1)Â of each row (n,): L(θ) − L(θ_old) without a difference of two means."""
-        log_probs = self.distribution.log_prob(parameters, piece.actions)
-        return (torch.expm1(log_probs - piece.old_log_probs) * piece.advantages).double()
+        """Return L(θ) − L(θ_old) of each row (n,), float64."""
+        return self.surrogate.gain(parameters, piece)
 
     def divergence(self, parameters: Tensor, piece: Piece) -> Tensor:
         """Return KL(π_old ‖ π_θ) of each row (n,) in nats, float64."""
@@ -129,7 +120,7 @@ class Objective:
         """Return Fv (P,), undamped."""
         product = torch.zeros_like(v)
         for piece in self.pieces:
-            product += self._linearized(piece)(v) * (len(piece.advantages) / self.samples)
+            product += self._linearized(piece)(v) * (len(piece.old_parameters) / self.samples)
         return ranks.total(product)
 
     def _mean_and_gradient(self, rowwise: Callable[[Tensor, Piece], Tensor]) -> tuple[float, Tensor]:
@@ -165,9 +156,8 @@ class Objective:
         return self._linearize(self.pieces[0])
 
 
-def subsample(batch: Batch, fraction: float) -> Batch:
-    """Return round(fraction · N) evenly spaced rows of a batch, at least one; always the same ones."""
-    samples = len(batch.advantages)
+def evenly_spaced(batch: Batch, fraction: float) -> Tensor:
+    """Return the indices of round(fraction · N) evenly spaced rows of a batch, at least one; always the same ones."""
+    samples = len(batch.old_parameters)
     count = max(1, round(fraction * samples))
-    rows = torch.arange(count, device=batch.advantages.device) * samples // count
-    return batch.map(lambda column: column[rows])
+    return torch.arange(count, device=batch.old_parameters.device) * samples // count

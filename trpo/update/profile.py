@@ -1,4 +1,4 @@
-"""One policy step seen along its ray: the KL and the surrogate that it faced, and what the models said they were."""
+"""One policy step seen along its ray, the KL and the surrogate that it faced, and by halves of its batch."""
 
 import math
 from functools import partial
@@ -10,17 +10,20 @@ from torch import Tensor
 from trpo.batch import Batch
 from trpo.config import TrustRegionConfig
 from trpo.models.networks import Policy
-from trpo.numerics.conjugate_gradient import dot, ritz_values
+from trpo.numerics.conjugate_gradient import dot
+from trpo.numerics.krylov import ritz_values
 from trpo.numerics.taylor import taylor_terms
 from trpo.system import ranks
+from trpo.update.halves import compare_halves
 from trpo.update.objective import Objective
 from trpo.update.step_info import StepInfo
+from trpo.update.surrogates import Score, Surrogate
 
 FRACTIONS = tuple(k / 10 for k in range(21))  # of the full step: 0 to 2
 
 
 class Profile(NamedTuple):
-    """Plain data, ready for JSON, None where a number is not finite; lists over `fractions` but the last three."""
+    """Plain data, ready for JSON, None where a number is not finite; lists over `fractions` but the last four."""
 
     max_kl: float  # δ, nats
     outcome: str  # the sentence
@@ -33,20 +36,27 @@ class Profile(NamedTuple):
     candidates: list[dict[str, Any]]  # what the line search tried: fraction, kl, improvement, verdict
     cg_residuals: list[float]  # ‖g − (F + damping·I)x_k‖ / ‖g‖ after k products
     curvatures: list[float]  # Ritz values minus the damping, ascending: estimates of the ends of F's spectrum
+    halves: dict[str, Any] | None  # `Halves`, if there are two environments at least
 
 
-def profile_step(policy: Policy, batch: Batch, step: StepInfo, config: TrustRegionConfig) -> Profile | None:
+def profile_step(
+    policy: Policy, batch: Batch, step: StepInfo, config: TrustRegionConfig, surrogate: Surrogate | None = None
+) -> Profile | None:
     """Return the profile of a step that `trust_region_step` took on this batch, or None if it had no ray.
 
-    Costs one forward pass per fraction and three nested derivatives; the policy is not touched.
+    Costs one forward pass per fraction, three nested derivatives and a solve per half; the policy is not touched.
     """
     if step.theta is None or step.gradient is None or step.step is None or not (step.search and step.solution):
         return None
-    objective = Objective(policy, batch, fisher=config.fisher, micro_batch=config.micro_batch, theta=step.theta)
+    surrogate = surrogate or Score(policy.distribution, batch)
+    objective = Objective(
+        policy, batch, surrogate, fisher=config.fisher, micro_batch=config.micro_batch, theta=step.theta
+    )
     quadratic = 0.5 * dot(step.step, objective.fisher_product(step.step))
     cubic = third_order(objective, step.theta, step.step)
     evaluations = [objective.evaluate(step.theta + t * step.step) for t in FRACTIONS]
     slope = dot(step.gradient, step.step)
+    halves = compare_halves(policy, batch, surrogate, config, step.theta)
     return Profile(
         max_kl=step.max_kl,
         outcome=step.outcome.value,
@@ -67,6 +77,7 @@ def profile_step(policy: Policy, batch: Batch, step: StepInfo, config: TrustRegi
         ],
         cg_residuals=step.solution.residuals,
         curvatures=(ritz_values(step.solution) - (step.damping or 0.0)).tolist(),
+        halves=None if halves is None else halves._asdict(),
     )
 
 

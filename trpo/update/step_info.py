@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from trpo.numerics.conjugate_gradient import Solution, dot, ritz_values
+from trpo.numerics.conjugate_gradient import Solution, dot
+from trpo.numerics.krylov import ritz_values
 from trpo.numerics.line_search import Search, Verdict
 from trpo.update.objective import Objective
 

@@ -17,7 +17,7 @@ from trpo.models.networks import Policy
 from trpo.numerics.conjugate_gradient import Solution, Stop, conjugate_gradient, dot
 from trpo.numerics.line_search import line_search
 from trpo.numerics.params import assign
-from trpo.update.objective import Objective, subsample
+from trpo.update.objective import Objective, evenly_spaced
 from trpo.update.step_info import (
     REJECTIONS,
     Outcome,
@@ -26,9 +26,17 @@ from trpo.update.step_info import (
     solver_figures,
     taken_step_figures,
 )
+from trpo.update.surrogates import Score, Surrogate
 
 
-def trust_region_step(policy: Policy, batch: Batch, config: TrustRegionConfig, *, progress: float = 0.0) -> StepInfo:
+def trust_region_step(
+    policy: Policy,
+    batch: Batch,
+    config: TrustRegionConfig,
+    *,
+    surrogate: Surrogate | None = None,
+    progress: float = 0.0,
+) -> StepInfo:
     """Take one trust-region step on `policy` and return what happened.
 
     The policy is written once, on acceptance; with any other outcome its parameters keep their bits. The step
@@ -38,16 +46,18 @@ def trust_region_step(policy: Policy, batch: Batch, config: TrustRegionConfig, *
 
     Where a nat of KL buys less than λ_min, the step solves the penalised problem from which section 4 starts,
     max L − λ_min · KL, which lies inside: a batch in which there is nothing to win does not move the policy.
-    λ_min is in the units of the advantages times `advantage_scale`; with 0 the step does not depend on any units.
+    λ_min is in the units of the surrogate times its `scale`; with 0 the step does not depend on any units.
 
     Args:
         policy: changed in place, on acceptance only.
         batch: its `old_parameters` must be those of `policy` on its `observations`.
         config: δ, solver and line search.
+        surrogate: what is maximised; the paper's, `Score`, if none is given.
         progress: the share of the run that is over, for `config.anneal`.
     """
     max_kl = config.bound(progress, discrete=isinstance(policy.distribution, Categorical | Bernoulli))
-    objective = Objective(policy, batch, fisher=config.fisher, micro_batch=config.micro_batch)
+    surrogate = surrogate or Score(policy.distribution, batch)
+    objective = Objective(policy, batch, surrogate, fisher=config.fisher, micro_batch=config.micro_batch)
     gradient = objective.gradient()
     solution, damping = solve(policy, batch, objective, gradient, config)
     whole = config.fisher_fraction == 1.0  # then the solve has Fx already
@@ -56,7 +66,7 @@ def trust_region_step(policy: Policy, batch: Batch, config: TrustRegionConfig, *
     if outcome := failure(solution, gradient, curvature):
         return StepInfo(outcome, **solved)
 
-    floor = config.min_multiplier / batch.advantage_scale  # in the units of the surrogate
+    floor = config.min_multiplier / surrogate.scale  # in the units of the surrogate
     multiplier = max(math.sqrt(curvature / (2 * max_kl)), floor)  # λ
     step = solution.x / multiplier  # s
     theta = objective.theta.detach()
@@ -79,8 +89,10 @@ def solve(
 ) -> tuple[Solution, float]:
     """Return x ≈ (F + damping·I)⁻¹g and the damping: F over `fisher_fraction` of the batch, always the same rows."""
     if config.fisher_fraction < 1.0:
-        rows = subsample(batch, config.fisher_fraction)
-        objective = Objective(policy, rows, fisher=config.fisher, micro_batch=config.micro_batch)
+        rows = evenly_spaced(batch, config.fisher_fraction)
+        objective = Objective(
+            policy, batch, objective.surrogate, fisher=config.fisher, micro_batch=config.micro_batch, rows=rows
+        )
     damping, known = config.damping, None
     if config.relative_damping > 0.0:
         known = objective.fisher_product(gradient)  # Fg, and with it the first product of the solve

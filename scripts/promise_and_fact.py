@@ -1,0 +1,200 @@
+"""What do policy steps promise, and what does the next batch say that they kept? Real runs, tasks × seeds.
+
+    python scripts/promise_and_fact.py --runs runs/promise              # the table and the figure of docs/promise.md
+    python scripts/promise_and_fact.py --runs runs/promise --estimates  # how much the judge depends on λ and on V
+
+Writes scripts/results/promise.md and promise.png; with --estimates, promise_estimates.md. Runs that are there already
+are not repeated. Two at a time, each on one core: a quarter of an hour on two cores.
+"""
+
+import argparse
+import copy
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from trpo.batch import make_batch
+from trpo.config import Config, EnvConfig, RunConfig, TrustRegionConfig
+from trpo.numerics.ratio import ratio_of_sums
+from trpo.record.promises import KEPT, PerRootNat, per_root_nat
+from trpo.record.runs import Run, read_run
+from trpo.system.laps import Laps
+from trpo.trainer import Trainer
+from trpo.update.promise import Judgement, judge
+
+RESULTS = Path(__file__).parent / "results"
+TASKS = ("halfcheetah", "hopper", "walker2d", "ant", "humanoid")
+SEEDS = (0, 1, 2)
+STEPS = 250_000
+COMMON = (  # the first quarter of a million steps, as δ falls over a whole run
+    *(f"run.total_steps={STEPS}", "trust_region.anneal=0.225", "run.evaluation_episodes=0", "record.profile_every=10"),
+    *("record.progress=false", "env.backend=envpool", "env.pin=false"),
+)
+
+
+def main() -> None:
+    """Run what is missing, and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="where the runs are, or will be")
+    parser.add_argument("--surrogates", nargs="+", default=["score"], help="what to maximise (default: score)")
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--estimates", action="store_true", help="judge by other advantages as well")
+    arguments = parser.parse_args()
+    if arguments.estimates:
+        write("promise_estimates.md", estimates(("HalfCheetah-v5", "Humanoid-v5")))
+        return
+    jobs = list(product(arguments.surrogates, arguments.tasks, SEEDS))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda job: train(arguments.runs, *job), jobs))
+    found = {
+        (surrogate, task): [read_run(directory(arguments.runs, surrogate, task, seed)) for seed in SEEDS]
+        for surrogate, task in product(arguments.surrogates, arguments.tasks)
+    }
+    write("promise.md", table(found))
+    draw(found).savefig(RESULTS / "promise.png", dpi=110)
+
+
+def directory(runs: Path, surrogate: str, task: str, seed: int) -> Path:
+    """Return where a run is."""
+    return runs / surrogate / task / str(seed)
+
+
+def train(runs: Path, surrogate: str, task: str, seed: int) -> None:
+    """Train one agent, if that was not done before."""
+    target = directory(runs, surrogate, task, seed)
+    if (target / "summary.json").exists():
+        return
+    chosen = [] if surrogate == "score" else [f"surrogate={surrogate}"]
+    command = [
+        sys.executable,
+        "-m",
+        "trpo",
+        f"task={task}",
+        f"seed={seed}",
+        *COMMON,
+        *chosen,
+        f"hydra.run.dir={target}",
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def gains_of(runs: list[Run]) -> PerRootNat:
+    """Return the gains per √nat of all seeds together."""
+    gains = per_root_nat(row for run in runs for row in run.rows)
+    assert gains is not None
+    return gains
+
+
+def table(found: dict[tuple[str, str], list[Run]]) -> str:
+    """Return promised and kept per √nat, and the two halves of a batch, as a Markdown table."""
+    lines = [
+        f"The first {STEPS:,} steps, {len(SEEDS)} seeds together; gains per √nat of KL in standard deviations of the",
+        "advantage, ± one standard error. *By halves*: at every tenth iteration, a step chosen on half of the batch,",
+        "judged by the other half, at a relative damping of 0.03; the cosine is that of the halves' gradients.\n",
+        "| environment | surrogate | judged | promised | kept | share kept | by halves: promised, kept | cosine |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for (surrogate, _), runs in found.items():
+        gains, halves = gains_of(runs), [profile["halves"] for run in runs for profile in run.profiles]
+        at = halves[0]["relative_dampings"].index(0.03)
+        kept = np.array([half["kept"][at] for half in halves])
+        share = f"{gains.kept / gains.promised:.1%}" if gains.told_apart else "not told apart from zero"
+        judged = sum(len(run.values(KEPT)) for run in runs)
+        lines.append(
+            f"| {runs[0].config['env.id']} | {surrogate} | {judged} "
+            f"| {gains.promised:.2f} | {gains.kept:.4f} ± {gains.error:.4f} | {share} "
+            f"| {np.mean([half['promised'][at] for half in halves]):.2f}, "
+            f"{kept.mean():.4f} ± {kept.std(ddof=1) / len(kept) ** 0.5:.4f} "
+            f"| {np.mean([half['cosine'] for half in halves]):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(found: dict[tuple[str, str], list[Run]]) -> Figure:
+    """Return a bar for what each environment's steps promise, and in it what they keep."""
+    figure = Figure(figsize=(9, 1.4 + 0.62 * len(found)), layout="constrained")
+    panel = figure.subplots()
+    several = len({surrogate for surrogate, _ in found}) > 1
+    names = []
+    for height, ((surrogate, _), runs) in enumerate(found.items()):
+        gains = gains_of(runs)
+        names.append(f"{runs[0].config['env.id']}{f', {surrogate}' if several else ''}")
+        panel.barh(height, gains.promised, color="tab:orange", alpha=0.35, label="promised" if height == 0 else None)
+        panel.barh(height, gains.kept, color="tab:blue", label="kept" if height == 0 else None)
+        panel.errorbar(gains.kept, height, xerr=2 * gains.error, color="black", capsize=3, linewidth=1)
+        share = f"{gains.kept / gains.promised:.1%} kept" if gains.told_apart else "kept: not told apart from zero"
+        panel.text(gains.promised * 1.01, height, f" {share}", va="center", fontsize="small")
+    panel.set_yticks(range(len(names)), names)
+    panel.invert_yaxis()
+    panel.set_xlim(0, 1.3 * max(gains_of(runs).promised for runs in found.values()))
+    panel.set(xlabel="gain of the surrogate per √nat of KL, standard deviations of the advantage")
+    panel.set_title("What a policy step promises, and what the next batch finds of it")
+    panel.legend(loc="lower right", fontsize="small")
+    panel.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def estimates(environments: tuple[str, ...]) -> str:
+    """Return what is kept by three estimates of the judging batch's advantages, as a Markdown table."""
+    lines = [
+        "The same steps judged three times: with the advantages that the next step uses (λ 0.95), with λ = 1, and with",
+        "the value function from before it saw the batch that chose the step. "
+        f"{STEPS:,} steps, {len(SEEDS)} seeds; kept per √nat ± one standard error.\n",
+        "| environment | as logged | λ = 1 | V from before |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    with ThreadPoolExecutor(1) as pool:
+        for environment in environments:
+            judged = [pool.submit(judge_thrice, environment, seed).result() for seed in SEEDS]
+            columns = [[one for run in judged for one in run[name]] for name in ("logged", "whole", "before")]
+            lines.append(f"| {environment} | " + " | ".join(map(kept_by, columns)) + " |")
+    return "\n".join(lines)
+
+
+def kept_by(judgements: list[Judgement]) -> str:
+    """Return what was kept per √nat, with its error."""
+    gains = ratio_of_sums([one.improvement_kept for one in judgements], [one.spent for one in judgements])
+    assert gains is not None
+    return f"{gains[0]:.4f} ± {gains[1]:.4f}"
+
+
+def judge_thrice(environment: str, seed: int) -> dict[str, list[Judgement]]:
+    """Return the judgements of one run's steps by each of the three estimates."""
+    config = Config(
+        seed=seed,
+        env=EnvConfig(id=environment, backend="envpool", pin=False),
+        run=RunConfig(total_steps=STEPS),
+        trust_region=TrustRegionConfig(anneal=0.225),
+    )
+    trainer, judged = Trainer(config), {"logged": [], "whole": [], "before": []}  # type: ignore[var-annotated]
+    trainer.warm_up()
+    before = copy.deepcopy(trainer.agent.critic)  # has not seen the batch that chose the last step
+    while not trainer.finished:
+        rollout = trainer.collect()
+        if (promise := trainer.judge.promise) is not None:
+            for name, lam, critic in (("logged", 0.95, None), ("whole", 1.0, None), ("before", 0.95, before)):
+                agent = copy.copy(trainer.agent)
+                agent._modules = {**trainer.agent._modules, "critic": critic or trainer.agent.critic}
+                batch = make_batch(agent, rollout, gamma=config.advantage.gamma, lam=lam, normalize=True)
+                found = judge(agent.policy, batch, promise, reward_std=agent.reward_std)
+                assert found is not None
+                judged[name].append(found)
+        before = copy.deepcopy(trainer.agent.critic)
+        trainer.learn(rollout, Laps())
+    trainer.close()
+    return judged
+
+
+def write(name: str, text: str) -> None:
+    """Write one page of results."""
+    (RESULTS / name).write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

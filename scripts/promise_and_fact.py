@@ -22,6 +22,7 @@ from trpo.batch import make_batch
 from trpo.config import Config, EnvConfig, RunConfig, TrustRegionConfig
 from trpo.numerics.ratio import ratio_of_sums
 from trpo.record.promises import KEPT, PerRootNat, per_root_nat
+from trpo.record.run_directory import FINISHED
 from trpo.record.runs import Run, read_run
 from trpo.system.laps import Laps
 from trpo.trainer import Trainer
@@ -65,9 +66,9 @@ def directory(runs: Path, surrogate: str, task: str, seed: int) -> Path:
 
 
 def train(runs: Path, surrogate: str, task: str, seed: int) -> None:
-    """Train one agent, if that was not done before."""
+    """Train one agent, or what is left of it to train."""
     target = directory(runs, surrogate, task, seed)
-    if (target / "summary.json").exists():
+    if (target / "summary.json").exists() and read_run(target).status == FINISHED:
         return
     chosen = [] if surrogate == "score" else [f"surrogate={surrogate}"]
     command = [
@@ -152,13 +153,14 @@ def estimates(environments: tuple[str, ...]) -> str:
         for environment in environments:
             judged = [pool.submit(judge_thrice, environment, seed).result() for seed in SEEDS]
             columns = [[one for run in judged for one in run[name]] for name in ("logged", "whole", "before")]
-            lines.append(f"| {environment} | " + " | ".join(map(kept_by, columns)) + " |")
+            cells = [kept_by(column, columns[0]) for column in columns]
+            lines.append(f"| {environment} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def kept_by(judgements: list[Judgement]) -> str:
-    """Return what was kept per √nat, with its error."""
-    gains = ratio_of_sums([one.improvement_kept for one in judgements], [one.spent for one in judgements])
+def kept_by(judgements: list[Judgement], logged: list[Judgement]) -> str:
+    """Return what was kept per √nat, with its error, all in the unit of what is logged."""
+    gains = ratio_of_sums([one.improvement_kept for one in judgements], [one.spent for one in logged])
     assert gains is not None
     return f"{gains[0]:.4f} ± {gains[1]:.4f}"
 

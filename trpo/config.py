@@ -121,6 +121,11 @@ class TrustRegionConfig(Section):
     """The policy step."""
 
     path: ClassVar[str] = "trust_region"
+    surrogate: str = key(
+        "score",
+        "score: the paper's, of sampled actions; pathwise: through action values, which see more of the last rollouts",
+        choices=("score", "pathwise"),
+    )
     max_kl: float = key(
         0.0, f"δ ≥ a step's mean joint KL, nats; 0: {MAX_KL}, discrete {DISCRETE_MAX_KL}", at_least=0.0, at_most=100.0
     )
@@ -170,6 +175,23 @@ class CriticConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ActionValuesConfig(Section):
+    """The action values of surrogate=pathwise and their fit."""
+
+    path: ClassVar[str] = "action_values"
+    hidden_sizes: tuple[int, ...] = key((128, 128), "widths of the hidden layers", at_least=1)
+    networks: int = key(2, "side by side, of which the smallest value counts", at_least=1)
+    rollouts: int = key(16, "the last ones, to which they are fitted", at_least=1)
+    minibatches: int = key(200, "steps of AdamW in each iteration", at_least=1)
+    minibatch_size: int = key(256, "samples per step, drawn from all rollouts", at_least=1)
+    learning_rate: float = key(1e-3, "of AdamW", above=0.0)
+    trace: float = key(0.97, "λ of Retrace: 0 trusts the action values, 1 the returns", at_least=0.0, at_most=1.0)
+    noise: int = key(4, "actions drawn in each state for the step, if they are continuous", at_least=1)
+    target_noise: int = key(2, "actions drawn in each next state for the targets", at_least=1)
+    warm_up: int = key(5, "iterations that only fit them, before the first policy step", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecordConfig(Section):
     """What is shown and kept."""
 
@@ -208,5 +230,14 @@ class Config(Section):
     advantage: AdvantageConfig = dataclasses.field(default_factory=AdvantageConfig)
     trust_region: TrustRegionConfig = dataclasses.field(default_factory=TrustRegionConfig)
     critic: CriticConfig = dataclasses.field(default_factory=CriticConfig)
+    action_values: ActionValuesConfig = dataclasses.field(default_factory=ActionValuesConfig)
     record: RecordConfig = dataclasses.field(default_factory=RecordConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy.noise_correlation and self.trust_region.surrogate == "pathwise":
+            raise UserError(
+                "policy.noise_correlation needs trust_region.surrogate=score: action values know nothing of the noise "
+                "that goes on"
+            )

@@ -135,13 +135,13 @@ class Session:
         self.final = {"env_steps": self.trainer.env_steps, **figures}
         if self.best is None or self.final["return_mean"] >= self.best["return_mean"]:
             self.best = self.final
-            writer.best(of_all_ranks(self.state()))
+            writer.best(of_all_ranks(self.state(replay=False)))
         return figures
 
-    def state(self) -> dict[str, Any]:
+    def state(self, *, replay: bool = True) -> dict[str, Any]:
         """Return everything that a checkpoint holds, as far as this rank knows it."""
         return {
-            **self.trainer.state(),
+            **self.trainer.state(replay=replay),
             "final_evaluation": self.final,
             "best_evaluation": self.best,
             "outcomes": dict(self.outcomes),

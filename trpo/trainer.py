@@ -25,9 +25,10 @@ from trpo.system.laps import Laps
 from trpo.system.process import set_up
 from trpo.update.critic import fit_critic, make_optimizer
 from trpo.update.promise import Judge, promise_of
+from trpo.update.sources import make_source
 from trpo.update.statistics import update_normalizer, update_reward_scale
 from trpo.update.step_info import Outcome, StepInfo
-from trpo.update.surrogates import Score, Surrogate
+from trpo.update.surrogates import Surrogate
 from trpo.update.trust_region import trust_region_step
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Iteration(NamedTuple):
 
     row: dict[str, float | str]
     batch: Batch
-    surrogate: Surrogate
+    surrogate: Surrogate | None  # none in an iteration without a step
     step: StepInfo
 
 
@@ -57,10 +58,13 @@ class Trainer:
             raise
 
     def _make_parts(self) -> None:
-        config = self.config
-        self.agent = agent_for(config, self.environments.interface).to(self.device)
+        config, interface = self.config, self.environments.interface
+        self.agent = agent_for(config, interface).to(self.device)
         self.optimizer = make_optimizer(self.agent.critic, config.critic)
         self.judge = Judge()
+        action = (interface.distribution, interface.bounds)
+        numbers = self.environments.numbers
+        self.source = make_source(config, interface.observation_size, *action, numbers, self.device)
         rank = () if ranks.leads() else (ranks.number(),)
         self.minibatches = seeds.generator(config.seed, seeds.Role.MINIBATCHES, *rank)
         self.collector = Collector(
@@ -115,7 +119,7 @@ class Trainer:
             lam=config.advantage.lam,
             normalize=config.normalize.advantages,
         )
-        judged, surrogate, step = self._step(batch)
+        judged, surrogate, step = self._step(rollout, batch)
         clock.lap("policy")
         critic = config.critic.annealed(self.progress)
         fit = fit_critic(agent.critic, self.optimizer, batch.observations, batch.returns, critic, self.minibatches)
@@ -124,7 +128,7 @@ class Trainer:
         samples = int(ranks.total(rollout.valid.sum()))
         self.iteration += 1
         self.env_steps += samples
-        if step.outcome is not Outcome.ACCEPTED:
+        if step.outcome not in (Outcome.ACCEPTED, Outcome.WARMING_UP):
             log.warning("iteration %d: the policy step was rejected: %s", self.iteration, step.outcome.value)
         row: dict[str, float | str] = {
             "iteration": self.iteration,
@@ -136,17 +140,20 @@ class Trainer:
             **tagged("trust_region", {**step.figures(), **judged}),
             **statistics,
             **tagged("critic", fit.figures()),
+            **self.source.figures(),
             **tagged("time", clock.figures(samples)),
         }
         ranks.check_same(fingerprint(agent))
         return Iteration(row, batch, surrogate, step)
 
-    def _step(self, batch: Batch) -> tuple[dict[str, float], Surrogate, StepInfo]:
-        """Judge the last policy step by this batch, then take the next one."""
+    def _step(self, rollout: Rollout, batch: Batch) -> tuple[dict[str, float], Surrogate | None, StepInfo]:
+        """Judge the last policy step by this batch, then take the next one, if there is a surrogate yet."""
         policy, settings = self.agent.policy, self.config.trust_region
         reward_std = self.agent.reward_std
         judged = self.judge.judge(policy, batch, reward_std=reward_std, micro_batch=settings.micro_batch)
-        surrogate = Score(policy.distribution, batch)
+        surrogate = self.source.surrogate(self.agent, rollout, batch, self.iteration)
+        if surrogate is None:
+            return judged, None, StepInfo.without_a_step(Outcome.WARMING_UP)
         step = trust_region_step(policy, batch, settings, surrogate=surrogate, progress=self.progress)
         if not self.config.policy.noise_correlation:  # given the state, noise that goes on is not the policy's
             self.judge.promise = promise_of(step, scale=surrogate.scale, reward_std=reward_std)
@@ -182,11 +189,12 @@ class Trainer:
         """Close the environments."""
         self.environments.close()
 
-    def state(self) -> dict[str, Any]:
+    def state(self, *, replay: bool = True) -> dict[str, Any]:
         """Return a copy of everything that decides the future, as tensors and plain data.
 
-        `ranks` holds what only this rank knows; a checkpoint has that of all.
+        `ranks` holds what only this rank knows; a checkpoint has that of all. Without `replay` it is enough to act.
         """
+        shared, own = self.source.state(replay)
         return {
             "config": dataclasses.asdict(self.config),
             "device": self.device.type,
@@ -195,11 +203,13 @@ class Trainer:
             "agent": copy.deepcopy(self.agent.state_dict()),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "judge": self.judge.state(),
+            "source": shared,
             "ranks": [
                 {
                     "minibatches": self.minibatches.get_state(),
                     "collector": self.collector.state(),
                     "discounted": self.discounted,
+                    "source": own,
                 }
             ],
         }
@@ -216,6 +226,7 @@ class Trainer:
         if "judge" in state:  # older checkpoints have none
             self.judge.restore(state["judge"], self.device)
         own = state["ranks"][ranks.number()]
+        self.source.restore(state.get("source", {}), own.get("source", {}))
         self.minibatches.set_state(own["minibatches"])
         self.discounted = own["discounted"]
         exact = self.collector.restore(own["collector"])

@@ -77,7 +77,7 @@ class DirectoryWriter:
         if profile is not None:
             self._profile(profile)
         every = self.config.record.dump_every
-        if every and self.trainer.iteration % every == 0:
+        if every and self.trainer.iteration % every == 0 and iteration.surrogate is not None:
             self._dump(iteration)
 
     def checkpoint(self, state: dict[str, Any]) -> None:
@@ -114,6 +114,7 @@ class DirectoryWriter:
         """Write one whole update: what went into it, θ before and after, and what was logged of it."""
         policy, batch, theta = self.trainer.agent.policy, iteration.batch, iteration.step.theta
         assert theta is not None  # every step knows where it started
+        assert iteration.surrogate is not None
         arrays = {
             "observations": batch.observations,  # as the networks saw them
             "old_parameters": batch.old_parameters,

@@ -140,6 +140,15 @@ OUT_OF_RANGE = {
     "trust_region.backtrack_factor": st.floats(max_value=0.0) | st.floats(min_value=0.991),
     "trust_region.fisher_fraction": st.floats(max_value=0.0) | st.floats(min_value=1.000001),
     "trust_region.micro_batch": st.integers(max_value=-1),
+    "action_values.networks": st.integers(max_value=0),
+    "action_values.rollouts": st.integers(max_value=0),
+    "action_values.minibatches": st.integers(max_value=0),
+    "action_values.minibatch_size": st.integers(max_value=0),
+    "action_values.learning_rate": st.floats(max_value=0.0),
+    "action_values.trace": st.floats(max_value=-1e-9) | st.floats(min_value=1.000001),
+    "action_values.noise": st.integers(max_value=0),
+    "action_values.target_noise": st.integers(max_value=0),
+    "action_values.warm_up": st.integers(max_value=-1),
     "critic.learning_rate": st.floats(max_value=0.0),
     "critic.anneal": st.floats(max_value=-1e-9) | st.floats(min_value=0.991),
     "critic.epochs": st.integers(max_value=0),
@@ -153,7 +162,7 @@ OUT_OF_RANGE = {
     "run.threads": st.integers(max_value=0),
 }
 KEYS = [name for name, _ in fields_by_key() if name != "env.kwargs"]
-LISTS = {"policy.hidden_sizes", "critic.hidden_sizes"}
+LISTS = {"policy.hidden_sizes", "critic.hidden_sizes", "action_values.hidden_sizes"}
 
 out_of_range = st.sampled_from(sorted(OUT_OF_RANGE)).flatmap(
     lambda name: OUT_OF_RANGE[name].map(lambda value: (name, f"{name}={value!r}"))

@@ -173,7 +173,8 @@ def test_the_outcome_is_the_one_that_was_constructed(ending):
 
 
 def test_every_outcome_is_constructed():
-    assert {outcome for _, outcome in ENDINGS.values()} == set(Outcome)
+    """But for the one of the trainer: no step is tried while action values are fitted first."""
+    assert {outcome for _, outcome in ENDINGS.values()} == set(Outcome) - {Outcome.WARMING_UP}
 
 
 def test_theta_moves_on_acceptance_and_otherwise_keeps_its_bits(ending):

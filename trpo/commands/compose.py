@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from trpo.commands.resume import GROUPS
 from trpo.commands.schema import make_schema
 from trpo.config import Config, UserError, first_line
 from trpo.fields import describe
@@ -46,16 +47,16 @@ def check_override(override: Override, *, multirun: bool) -> None:
         raise UserError(f"{override.input_line}: keys cannot be removed, only set")
     if override.is_sweep_override() and not multirun:
         raise UserError(f"{override.input_line} has several values: add -m for a sweep")
-    if name == "task" and override.value() is None:
-        raise UserError(f"{override.input_line}: leave it out, or choose one of {', '.join(tasks())}")
-    if name != "task" and not re.match(r"hydra[./]|hydra$", name):
+    if name in GROUPS and override.value() is None:
+        raise UserError(f"{override.input_line}: leave it out, or choose one of {', '.join(choices(name))}")
+    if name not in GROUPS and not re.match(r"hydra[./]|hydra$", name):
         check_key(name)
 
 
 def one_line(error: BaseException) -> str:
     """Return Hydra's or OmegaConf's message in one line, with the key it is about and what went wrong with it."""
-    if missing := re.search(r"Could not find 'task/(.*)'", str(error)):
-        return f"there is no task {missing[1]!r}; tasks: {', '.join(tasks())}"
+    if missing := re.search(rf"Could not find '({'|'.join(GROUPS)})/(.*)'", str(error)):
+        return f"there is no {missing[1]} {missing[2]!r}; {missing[1]}s: {', '.join(choices(missing[1]))}"
     if isinstance(error, OmegaConfBaseException):
         return wrong_type(error) or first_line(error)
     reason = error.__cause__ or error.__context__
@@ -96,10 +97,14 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.=+-]+", "-", str(text))[:LONGEST_NAME].strip("-") or "default"
 
 
+def choices(group: str) -> list[str]:
+    """Return what is shipped to choose from in a group."""
+    return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+
+
 def tasks() -> dict[str, str]:
     """Return the shipped tasks and their environments."""
-    files = sorted((CONFIGS / "task").glob("*.yaml"))
-    return {file.stem: str(OmegaConf.load(file).env.id) for file in files}
+    return {name: str(OmegaConf.load(CONFIGS / "task" / f"{name}.yaml").env.id) for name in choices("task")}
 
 
 def load_config(file: Path) -> Config:

@@ -10,6 +10,7 @@ from trpo.config import Config, UserError
 from trpo.record import run_directory
 
 AUTO = "auto"
+GROUPS = ("task", "surrogate")  # of settings in files, each chosen by one word
 # What may change when a run goes on: how long it is, what is recorded, where threads run. All else decides the numbers.
 CHANGEABLE = (
     "env.pin",
@@ -69,9 +70,9 @@ def plan_job(composed: Composed, directory: Path, load_config: Callable[[Path], 
 def merged(config: Config, composed: Composed, line: str, before: list[str]) -> Config:
     """Return the stored configuration with one typed override taken in, or raise `UserError`."""
     key = key_of(line)
-    if key == "task":
+    if key in GROUPS:
         if line not in before:
-            raise UserError(f"{line}: the run was not started with this task, and a run keeps the one it has")
+            raise UserError(f"{line}: the run was not started with this {key}, and a run keeps the one it has")
         return config
     if key == "run.resume":
         return config

@@ -34,7 +34,7 @@ class Progress:
         """Move the bar to the row's steps; the return is that of the latest iteration in which an episode ended."""
         if "rollout/episode_return" in row:
             self.latest_return = f"{row['rollout/episode_return']:.1f}"
-        kl = f"{row['trust_region/kl']:.4f} of {row['trust_region/max_kl']:g}"
+        kl = f"{row['trust_region/kl']:.4f} of {row['trust_region/max_kl']:g}" if "trust_region/kl" in row else "–"
         self.bar.set_postfix_str(f"return {self.latest_return}, KL {kl}", refresh=False)
         self.bar.total = max(self.bar.total or 0, int(row["env_steps"]))
         self.bar.update(int(row["env_steps"]) - self.bar.n)

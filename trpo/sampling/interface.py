@@ -9,6 +9,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from trpo.config import UserError
+from trpo.models.action_values import clipped
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
 
 Encode = Callable[[Any], Tensor]
@@ -26,6 +27,7 @@ class Interface(NamedTuple):
     contains: Callable[[Tensor], Tensor]  # which encoded observations (…, O) lie in the space (…)
     encode: Encode  # a batch of observations to float32 (B, O), always a copy
     decode: Decode  # actions (B, A) to a batch of environment actions
+    bounds: Tensor | None = None  # of continuous actions (2, A), in the policy's units
 
 
 def make_interface(observation_space: spaces.Space, action_space: spaces.Space) -> Interface:
@@ -39,6 +41,7 @@ def make_interface(observation_space: spaces.Space, action_space: spaces.Space) 
         contains=make_contains(observation_space),
         encode=encode,
         decode=decode,
+        bounds=action_bounds(action_space),
     )
 
 
@@ -100,16 +103,33 @@ def make_box_decoder(space: spaces.Box) -> Decode:
     The policy works in units in which the bounds are ±1, whatever the environment's; a dimension without
     two finite bounds keeps its own units. Log-probs are those of the action before this map.
     """
-    low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
-    bounded = (low > -WIDEST_BOUND) & (high < WIDEST_BOUND)
+    low, high, bounded = box_bounds(space)
+    bounds = action_bounds(space)
+    assert bounds is not None
     half = (np.where(bounded, high, 1.0) - np.where(bounded, low, -1.0)) / 2
     centre = (np.where(bounded, high, 0.0) + np.where(bounded, low, 0.0)) / 2
 
     as_they_are = bool((half == 1).all() and not centre.any())
 
     def decode(actions: Tensor) -> np.ndarray:
-        scaled = actions.numpy() if as_they_are else actions.numpy() * half + centre
-        clipped = np.minimum(np.maximum(scaled, low), high)  # half of the time of np.clip
-        return clipped.reshape(-1, *space.shape).astype(space.dtype)
+        inside = clipped(actions, bounds).numpy()
+        if not as_they_are:
+            inside = np.minimum(np.maximum(inside * half + centre, low), high)  # the map may round past a bound
+        return inside.reshape(-1, *space.shape).astype(space.dtype)
 
     return decode
+
+
+def action_bounds(space: spaces.Space) -> Tensor | None:
+    """Return the bounds of continuous actions (2, A) in the policy's units, ±1 where both are finite; else None."""
+    if not isinstance(space, spaces.Box):
+        return None
+    low, high, bounded = box_bounds(space)
+    own_units = np.clip([low, high], -WIDEST_BOUND, WIDEST_BOUND)  # float32 has no wider ones
+    return torch.from_numpy(np.where(bounded, [[-1.0], [1.0]], own_units).astype(np.float32))
+
+
+def box_bounds(space: spaces.Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the bounds (A,), (A,) of a box in its own units, and in which dimensions both are finite."""
+    low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
+    return low, high, (low > -WIDEST_BOUND) & (high < WIDEST_BOUND)

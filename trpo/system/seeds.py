@@ -19,6 +19,8 @@ class Role(IntEnum):
     ENVIRONMENTS = 3
     EVALUATION_ENVIRONMENTS = 4
     EVALUATION_ACTIONS = 5
+    ACTION_VALUES = 6
+    SURROGATE_NOISE = 7
 
 
 def integer(seed: int, role: Role, *path: int) -> int:

@@ -16,6 +16,7 @@ class Outcome(Enum):
     """How a step ended; the value is the sentence a person reads. Only ACCEPTED changes the policy."""
 
     ACCEPTED = "accepted"
+    WARMING_UP = "the action values are fitted first"
     ZERO_GRADIENT = "the surrogate's gradient is zero: all advantages are equal, or no action can matter"
     NON_FINITE_GRADIENT = "the surrogate's gradient holds NaN or infinity: look at advantages and log-probs"
     NON_FINITE_PRODUCT = "a Fisher product holds NaN or infinity: look at the policy's parameters"
@@ -77,8 +78,15 @@ class StepInfo(NamedTuple):
     solution: Solution | None = None  # the whole solve
     search: Search | None = None  # every candidate
 
+    @classmethod
+    def without_a_step(cls, outcome: Outcome) -> "StepInfo":
+        """Return what is known where no step was tried: nothing."""
+        return cls(outcome, max_kl=0.0)
+
     def figures(self) -> dict[str, float]:
-        """Return every scalar that exists, by name."""
+        """Return every scalar that exists, by name; none of a step that was not tried."""
+        if self.outcome is Outcome.WARMING_UP:
+            return {}
         return {name: float(value) for name, value in self._asdict().items() if isinstance(value, int | float)}
 
 

@@ -1,0 +1,96 @@
+"""The gradient that is written out against autograd's, and K networks against K networks of torch.nn."""
+
+import pytest
+import torch
+from oracles import generator, normal
+from torch import nn
+
+from trpo.models.action_values import ActionValues
+from trpo.numerics.ensemble import SquaredError, forward, layers_of, parameter_count
+
+SHAPES = {"one hidden": (4, 7, 1), "two hidden": (4, 7, 6, 1), "several outputs": (3, 5, 5, 4), "linear": (4, 2)}
+ROWS = 30
+
+
+def made(sizes, networks=2, dtype=torch.float64):
+    values = ActionValues(sizes[0], sizes[-1], hidden_sizes=sizes[1:-1], networks=networks, generator=generator(1))
+    values.to(dtype)
+    values.theta += 0.3 * normal(len(values.theta), seed=2, dtype=dtype)  # gains and shifts away from 1 and 0
+    return values
+
+
+def data(sizes, rows=ROWS, dtype=torch.float64):
+    outputs = torch.randint(sizes[-1], (rows,), generator=generator(3))
+    return normal(rows, sizes[0], seed=4, dtype=dtype), outputs, normal(rows, seed=5, dtype=dtype)
+
+
+def torch_network(values, number):
+    """One of the networks, of torch's own modules."""
+    modules = []
+    for weight, bias, gain, shift in values.layers():
+        linear = nn.Linear(*weight.shape[1:]).double()
+        linear.weight.data, linear.bias.data = weight[number].T.clone(), bias[number, 0].clone()
+        modules.append(linear)
+        if gain is not None:
+            norm = nn.LayerNorm(weight.shape[2]).double()
+            norm.weight.data, norm.bias.data = gain[number, 0].clone(), shift[number, 0].clone()
+            modules += [norm, nn.SiLU()]
+    return nn.Sequential(*modules)
+
+
+def loss(values, theta, inputs, outputs, targets):
+    q = forward(layers_of(theta, values.networks, values.sizes), inputs)
+    q = q.gather(2, outputs.view(1, -1, 1).expand(values.networks, -1, -1)).squeeze(2)
+    return (q - targets).square().mean(1).sum()
+
+
+@pytest.mark.parametrize("sizes", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("networks", [1, 3])
+def test_networks_are_those_of_torch(sizes, networks):
+    values = made(sizes, networks)
+    inputs, _, _ = data(sizes)
+    assert len(values.theta) == parameter_count(networks, sizes)
+    expected = torch.stack([torch_network(values, number)(inputs) for number in range(networks)])
+    torch.testing.assert_close(values(inputs), expected.detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(values.smallest(inputs), expected.amin(0).detach(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("networks", [1, 2])
+def test_the_gradient_is_that_of_autograd(sizes, networks):
+    values, (inputs, outputs, targets) = made(sizes, networks), data(sizes)
+    error = SquaredError(values.theta, values.networks, values.sizes)
+    for chosen in (torch.tensor([3, 1, 4, 1, 5]), torch.arange(ROWS), torch.tensor([29])):  # programs of three sizes
+        theta = values.theta.detach().clone().requires_grad_()
+        (expected,) = torch.autograd.grad(loss(values, theta, inputs[chosen], outputs[chosen], targets[chosen]), theta)
+        error.differentiate(inputs, outputs, targets, chosen)
+        torch.testing.assert_close(error.gradient, expected, rtol=1e-9, atol=1e-12)
+        error.differentiate(inputs, outputs, targets, chosen)  # again, over what the first time left behind
+        torch.testing.assert_close(error.gradient, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_it_reads_the_parameters_where_they_lie():
+    sizes = SHAPES["two hidden"]
+    values, (inputs, outputs, targets) = made(sizes), data(sizes)
+    error = SquaredError(values.theta, values.networks, values.sizes)
+    error.differentiate(inputs, outputs, targets, torch.arange(ROWS))
+    before = error.gradient.clone()
+    values.theta += 0.1
+    error.differentiate(inputs, outputs, targets, torch.arange(ROWS))
+    assert not torch.allclose(before, error.gradient)
+
+
+def test_layers_are_views_of_the_one_vector():
+    values = made(SHAPES["two hidden"])
+    values.theta.zero_()
+    assert not any(part.any() for layer in values.layers() for part in layer if part is not None)
+    values.layers()[1].weight.fill_(1.0)
+    assert values.theta.sum() == 2 * 7 * 6
+
+
+def test_a_gradient_of_the_inputs_goes_through_and_none_into_the_networks():
+    values = made(SHAPES["two hidden"])
+    inputs = data(SHAPES["two hidden"])[0].requires_grad_()
+    values.smallest(inputs).sum().backward()
+    assert inputs.grad is not None
+    assert values.theta.grad is None

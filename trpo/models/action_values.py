@@ -1,0 +1,102 @@
+"""Action values: what an action in a state is worth, by several networks side by side."""
+
+import math
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from trpo.config import ActionValuesConfig, UserError
+from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
+from trpo.numerics.ensemble import Layer, forward, layers_of, parameter_count
+from trpo.system import seeds
+
+MOST_JOINT_ACTIONS = 256
+
+
+class ActionValues(nn.Module):
+    """K networks of one shape, computed together, their parameters one vector; layers are normalised before each SiLU.
+
+    Layer norm keeps networks that go on being fitted from growing where there are no data (Ball et al. 2023,
+    arXiv:2302.02948, section 4.2).
+
+    Args:
+        inputs: I, of observations and, where they are continuous, actions.
+        outputs: M, one for each joint action, or 1 where the action is an input.
+        hidden_sizes: widths of the hidden layers.
+        networks: K.
+        generator: draws the first weights, uniform in ±1/√fan-in.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, hidden_sizes: tuple[int, ...], networks: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.networks = networks
+        self.sizes = (inputs, *hidden_sizes, outputs)
+        # Without a gradient of autograd's: the fit writes its own, and a policy step must not go into it.
+        self.theta = nn.Parameter(torch.zeros(parameter_count(networks, self.sizes)), requires_grad=False)
+        for weight, bias, gain, _ in self.layers():
+            bound = 1 / math.sqrt(weight.shape[1])
+            weight.uniform_(-bound, bound, generator=generator)
+            bias.uniform_(-bound, bound, generator=generator)
+            if gain is not None:
+                gain.fill_(1.0)
+
+    def layers(self) -> list[Layer]:
+        """Return views of the parameters."""
+        return layers_of(self.theta, self.networks, self.sizes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the values of every network (K, N, M) for inputs (N, I)."""
+        return forward(self.layers(), inputs)
+
+    def smallest(self, inputs: Tensor) -> Tensor:
+        """Return the smallest of the networks' values (N, M): a maximum over noise is too high, this the least so.
+
+        (Fujimoto, van Hoof and Meger 2018, arXiv:1802.09477, equation 10.)
+        """
+        values: Tensor = self(inputs)
+        return values.amin(0)
+
+
+def make_action_values(
+    config: ActionValuesConfig, observation_size: int, distribution: Distribution, *, seed: int
+) -> ActionValues:
+    """Return fresh networks for these observations and actions. Raises `UserError` for too many joint actions."""
+    joint = joint_actions(distribution)
+    return ActionValues(
+        observation_size + (distribution.action_size if joint is None else 0),
+        1 if joint is None else len(joint),
+        hidden_sizes=config.hidden_sizes,
+        networks=config.networks,
+        generator=seeds.generator(seed, seeds.Role.NETWORKS, 1),
+    )
+
+
+def clipped(actions: Tensor, bounds: Tensor) -> Tensor:
+    """Return actions (…, A) inside their bounds (2, A), as the environment will see them, in the policy's units.
+
+    An action that is clipped has no gradient: nothing about it would change if it moved.
+    """
+    return torch.clamp(actions, bounds[0], bounds[1])
+
+
+def joint_actions(distribution: Distribution) -> Tensor | None:
+    """Return every joint action (M, A) of a discrete distribution, or None for a continuous one.
+
+    Raises `UserError` if they are more than `MOST_JOINT_ACTIONS`.
+    """
+    if isinstance(distribution, DiagonalGaussian):
+        return None
+    if isinstance(distribution, Categorical):
+        sizes = distribution.sizes
+    else:
+        assert isinstance(distribution, Bernoulli)
+        sizes = (2,) * distribution.action_size
+    if math.prod(sizes) > MOST_JOINT_ACTIONS:
+        raise UserError(
+            f"trust_region.surrogate=pathwise: {math.prod(sizes):,} joint actions are too many, as action values have "
+            f"an output for each: at most {MOST_JOINT_ACTIONS}"
+        )
+    return torch.tensor(list(product(*map(range, sizes))), dtype=torch.float32)

@@ -1,22 +1,28 @@
-"""Recompute the KL figures of a dumped policy update in float64, with nothing but NumPy.
+"""Recompute the KL figures and the improvement of a dumped policy update in float64, with nothing but NumPy.
 
     trpo-train task=halfcheetah record.dump_every=50
     python scripts/recompute_update.py RUN_DIR/dumps/*.npz
 
-It shares no code with the package: the network, its directional derivative, the KL and the quadratic form are written
-out again below, for Gaussian policies with tanh layers. Exit code 1 if a figure is off by more than 1e-5 of the KL.
+It shares no code with the package: the network, its directional derivative, the KL, the quadratic form and both
+surrogates are written out again below, for Gaussian policies with tanh layers. Exit code 1 if a figure of the KL is off
+by more than 1e-5 of it, or the improvement by more than 1e-4 of itself.
 """
 
 import argparse
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 TOLERANCE = 1e-5  # of the KL
+OF_IMPROVEMENT = 1e-4  # of itself
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
+Arrays = dict[str, np.ndarray]
+Normal = tuple[np.ndarray, np.ndarray]  # means and standard deviations
 
 
 def main() -> int:
@@ -28,10 +34,11 @@ def main() -> int:
         logged, recomputed = figures(path)
         print(path)
         for name, value in recomputed.items():
-            difference = abs(value - logged[name]) / recomputed["kl"]
-            agrees &= difference <= TOLERANCE  # a NaN is no agreement
+            unit, tolerance = ("the KL", TOLERANCE) if name.startswith("kl") else ("it", OF_IMPROVEMENT)
+            difference = abs(value - logged[name]) / abs(recomputed["kl"] if name.startswith("kl") else logged[name])
+            agrees &= difference <= tolerance  # a NaN is no agreement
             print(
-                f"  {name:<14} logged {logged[name]: .9e}   recomputed {value: .9e}   off by {difference:.1e} of the KL"
+                f"  {name:<14} logged {logged[name]: .9e}   recomputed {value: .9e}   off by {difference:.1e} of {unit}"
             )
     return int(not agrees)
 
@@ -42,6 +49,7 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
         description = json.loads(str(dump["description"]))
         observations = dump["observations"].astype(np.float64)
         old, new = dump["theta_old"].astype(np.float64), dump["theta_new"].astype(np.float64)
+        arrays = {name: dump[name].astype(np.float64) for name in dump.files if name != "description"}
     if description["policy"]["activation"] != "tanh" or "Gaussian" not in description["distribution"]:
         raise SystemExit(f"{path}: only Gaussian policies with tanh layers are written out here")
     if description["outcome"] != "accepted":
@@ -59,7 +67,50 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
     kl = np.mean(np.sum(gaussian_kl(mean, log_std, new_mean, new_log_std), axis=1))
     metric_form = (mean_step / np.exp(log_std)) ** 2 + 2 * log_std_step**2  # (Js)ᵀM(Js), M = diag(1/σ², 2)
     quadratic = 0.5 * np.mean(np.sum(metric_form, axis=1))
-    return description["figures"], {"kl": kl, "kl_quadratic": quadratic, "kl_error": kl - quadratic}
+    before, after = (mean, np.exp(log_std)), (new_mean, np.exp(new_log_std))
+    gain = pathwise_gain(arrays, description, before, after) if "noise" in arrays else score_gain(arrays, before, after)
+    figures = {"kl": kl, "kl_quadratic": quadratic, "kl_error": kl - quadratic, "improvement": float(gain)}
+    return description["figures"], figures
+
+
+def score_gain(arrays: Arrays, before: Normal, after: Normal) -> float:
+    """Return mean[(π_θ/π_old − 1) Â]."""
+    old, new = (-(((arrays["actions"] - mean) / std) ** 2) / 2 - np.log(std) for mean, std in (before, after))
+    return float(np.mean(np.expm1((new - old).sum(1)) * arrays["advantages"]))
+
+
+def pathwise_gain(arrays: Arrays, description: dict[str, Any], before: Normal, after: Normal) -> float:
+    """Return mean[Q(s, clip(μ_θ + σ_θ ε)) − Q(s, clip(μ_old + σ_old ε))], Q the smallest of its networks."""
+    low, high = arrays["bounds"]
+    states, worth = arrays["observations"], []
+    for mean, std in (before, after):
+        actions = np.clip(mean[:, None] + std * arrays["noise"], low, high)  # (N, K, A)
+        rows = np.concatenate([np.repeat(states[:, None], actions.shape[1], axis=1), actions], axis=2)
+        worth.append(action_values(arrays["action_values_theta"], rows.reshape(-1, rows.shape[2]), description))
+    return float(np.mean(worth[1] - worth[0]))
+
+
+def action_values(theta: np.ndarray, rows: np.ndarray, description: dict[str, Any]) -> np.ndarray:
+    """Return the smallest of the networks' values: linear layers, each but the last normalised, then x · sigmoid(x)."""
+    networks = description["action_values"]["networks"]
+    sizes = [rows.shape[1], *description["action_values"]["hidden_sizes"], 1]
+    start, h = 0, np.repeat(rows[None], networks, axis=0)
+
+    def take(*shape: int) -> np.ndarray:
+        nonlocal start
+        part = theta[start : start + int(np.prod(shape))].reshape(shape)
+        start += part.size
+        return part
+
+    for layer, (i, o) in enumerate(pairwise(sizes)):
+        weight, bias = take(networks, i, o), take(networks, 1, o)
+        h = h @ weight + bias
+        if layer < len(sizes) - 2:
+            gain, shift = take(networks, 1, o), take(networks, 1, o)
+            h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5) * gain + shift
+            h = h / (1 + np.exp(-h))
+    smallest: np.ndarray = h[..., 0].min(0)
+    return smallest
 
 
 def unpack(theta: np.ndarray, shapes: dict[str, list[int]]) -> tuple[np.ndarray, Layers]:

@@ -45,6 +45,7 @@ LEARNED = {
     "action_values.hidden_sizes": ["action_values.hidden_sizes=[9]", *THROUGH_VALUES],
     "action_values.networks": ["action_values.networks=3", *THROUGH_VALUES],
     "action_values.rollouts": ["action_values.rollouts=1", *THROUGH_VALUES],
+    "action_values.drawn": ["action_values.drawn=1", *THROUGH_VALUES],
     "action_values.minibatches": ["action_values.minibatches=4", *THROUGH_VALUES],
     "action_values.minibatch_size": ["action_values.minibatch_size=8", *THROUGH_VALUES],
     "action_values.learning_rate": ["action_values.learning_rate=0.01", *THROUGH_VALUES],

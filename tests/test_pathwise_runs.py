@@ -20,7 +20,12 @@ from trpo.update.action_values import Reader, recorded, samples_of
 
 PATHWISE = (
     *("trust_region.surrogate=pathwise", "action_values.hidden_sizes=[8]", "action_values.minibatches=3"),
-    *("action_values.minibatch_size=16", "action_values.rollouts=4", "action_values.warm_up=2"),
+    *(
+        "action_values.minibatch_size=16",
+        "action_values.rollouts=4",
+        "action_values.drawn=3",
+        "action_values.warm_up=2",
+    ),
 )
 LONGER = ("run.total_steps=288", "run.evaluation_episodes=1")  # eight iterations after the statistics' warm-up
 ACTIONS = {

@@ -181,7 +181,8 @@ class ActionValuesConfig(Section):
     path: ClassVar[str] = "action_values"
     hidden_sizes: tuple[int, ...] = key((128, 128), "widths of the hidden layers", at_least=1)
     networks: int = key(2, "side by side, of which the smallest value counts", at_least=1)
-    rollouts: int = key(16, "the last ones, to which they are fitted", at_least=1)
+    rollouts: int = key(64, "the last ones, which are kept", at_least=1)
+    drawn: int = key(16, "of those, the newest among them, to which they are fitted in an iteration", at_least=1)
     minibatches: int = key(200, "steps of AdamW in each iteration", at_least=1)
     minibatch_size: int = key(256, "samples per step, drawn from all rollouts", at_least=1)
     learning_rate: float = key(1e-3, "of AdamW", above=0.0)

@@ -199,6 +199,18 @@ def announce(trainer: Trainer, directory: Path) -> None:
         *(f"{len(flatten(trainer.agent.policy)):,}", trainer.device, run.threads),
         f", {ranks.count()} ranks" if ranks.count() > 1 else "",
     )
+    if config.trust_region.surrogate == "pathwise":
+        announce_replay(trainer, size)
+
+
+def announce_replay(trainer: Trainer, size: int) -> None:
+    """Say how much of the past action values are fitted to, and what that takes."""
+    interface, rollouts = trainer.environments.interface, trainer.config.action_values.rollouts
+    numbers = interface.observation_size + interface.distribution.action_size + 2  # and the reward and the log-prob
+    console.info(
+        "action values fitted to the last %d rollouts, %s steps, %.1f MB in memory and in every checkpoint",
+        *(rollouts, f"{rollouts * size:,}", rollouts * size * (4 * numbers + 3) / 1e6),
+    )
 
 
 def conclude(summary: dict[str, Any]) -> None:

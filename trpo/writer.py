@@ -14,6 +14,7 @@ from trpo.record.logger import Logger
 from trpo.record.progress import Progress
 from trpo.record.run_directory import write_json
 from trpo.trainer import Iteration, Trainer
+from trpo.update.pathwise import Pathwise
 from trpo.update.profile import Profile
 
 
@@ -119,6 +120,7 @@ class DirectoryWriter:
             "observations": batch.observations,  # as the networks saw them
             "old_parameters": batch.old_parameters,
             **iteration.surrogate.columns,
+            **(iteration.surrogate.constants() if isinstance(iteration.surrogate, Pathwise) else {}),
             "theta_old": theta,
             "theta_new": flatten(policy),  # the normaliser is not part of θ
         }
@@ -129,6 +131,7 @@ class DirectoryWriter:
             "distribution": repr(policy.distribution),
             "theta": {name: list(parameter.shape) for name, parameter in policy.named_parameters()},
             "policy": dataclasses.asdict(self.config.policy),
+            "action_values": dataclasses.asdict(self.config.action_values),
             "outcome": iteration.step.outcome.name.lower(),
             "figures": iteration.step.figures(),
         }

@@ -184,6 +184,7 @@ REFUSED = {
     "action_values.hidden_sizes": [9],
     "action_values.networks": 3,
     "action_values.rollouts": 5,
+    "action_values.drawn": 2,
     "action_values.minibatches": 7,
     "action_values.minibatch_size": 8,
     "action_values.learning_rate": 0.01,

@@ -142,6 +142,7 @@ OUT_OF_RANGE = {
     "trust_region.micro_batch": st.integers(max_value=-1),
     "action_values.networks": st.integers(max_value=0),
     "action_values.rollouts": st.integers(max_value=0),
+    "action_values.drawn": st.integers(max_value=0),
     "action_values.minibatches": st.integers(max_value=0),
     "action_values.minibatch_size": st.integers(max_value=0),
     "action_values.learning_rate": st.floats(max_value=0.0),

@@ -164,6 +164,30 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_happened(whole, to
     assert fingerprints(run)[:6] == fingerprints(whole)
 
 
+PATHWISE = (
+    *("trust_region.surrogate=pathwise", "action_values.hidden_sizes=[8]", "action_values.minibatches=3"),
+    *("action_values.minibatch_size=15", "action_values.rollouts=4", "action_values.warm_up=1"),
+)
+
+
+def test_action_values_and_their_replay_go_on_as_if_nothing_had_happened(torchrun, tmp_path):
+    """Each rank has rollouts of its own; killed when the replay is half full, both go on."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    process = torchrun(run, *PATHWISE, *ENDLESS[:1])
+    wait_until(lambda: has_rows(run, 2), process)
+    kill_rank(process, 1)
+    assert ended(process)[0] != 0
+    iterations = len(checkpoints(run))
+    total = max(33 * (iterations + 3), 231)
+    assert ended(torchrun(run, *PATHWISE, f"run.total_steps={total}", "run.resume=auto"))[0] == 0
+    assert ended(torchrun(whole, *PATHWISE, f"run.total_steps={total}"))[0] == 0
+    assert_same_run(run, whole)
+    assert {"accepted", "warming_up"} <= {row["outcome"] for row in rows(whole)}
+    own = checkpoint.load(checkpoints(whole)[-1])["ranks"]
+    assert [len(one["source"]["replay"]) for one in own] == [4, 4]
+    assert [one["source"]["replay"][0]["rollout"]["rewards"].shape[1] for one in own] == [1, 2]
+
+
 def test_a_rank_that_dies_takes_the_job_down_with_its_cause(torchrun, tmp_path):
     run = tmp_path / "run"
     process = torchrun(run, *ENDLESS)

@@ -32,6 +32,10 @@ class Pathwise:
             before = self.worth(batch.old_parameters, batch.observations, noise)
         self.columns = {"noise": noise, "old_action_values": before}
 
+    def constants(self) -> dict[str, Tensor]:
+        """Return what else decides the gain, for a dump: the bounds and Q's parameters."""
+        return {"bounds": self.bounds, "action_values_theta": self.values.theta}
+
     def gain(self, parameters: Tensor, piece: Piece) -> Tensor:
         """Return the mean over ε of Q(s, a_θ) − Q(s, a_old) of each row (n,), the same ε in both."""
         after = self.worth(parameters, piece.observations, piece.columns["noise"])

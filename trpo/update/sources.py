@@ -115,7 +115,8 @@ class PathwiseSource:
         config = self.config
         generator = self._generator(seeds.Role.ACTION_VALUES, iteration, ranks.number())
         settings = {"gamma": self.gamma, "trace": config.trace}
-        parts = [samples_of(one, reader, generator, draws=config.target_noise, **settings) for one in self.replay]
+        chosen = self._drawn(generator)
+        parts = [samples_of(one, reader, generator, draws=config.target_noise, **settings) for one in chosen]
         samples, fresh = Samples(*(torch.cat(columns) for columns in zip(*parts, strict=True))), parts[-1]
         before = assess(self.values, fresh)
         fit_action_values(self.values, self.optimizer, samples, config, generator)
@@ -123,6 +124,12 @@ class PathwiseSource:
         shares = torch.stack([samples.traces.double().mean(), self._clipped_share()])
         trace, clipped = ranks.mean(shares, len(samples.traces)).tolist()
         return ActionValueFit(before.loss, after.loss, before.explained_variance, after.disagreement, trace, clipped)
+
+    def _drawn(self, generator: torch.Generator) -> list[Recorded]:
+        """Return some of the rollouts, the newest last: targets for all of them would cost more than the fit."""
+        *earlier, newest = self.replay
+        order = torch.randperm(len(earlier), generator=generator)[: self.config.drawn - 1]
+        return [*(earlier[index] for index in order.tolist()), newest]
 
     def _clipped_share(self) -> Tensor:
         """Return the share of the fresh rollout's action components that lie outside their bounds."""

@@ -84,9 +84,9 @@ def test_a_step_that_was_not_taken_is_not_judged(tmp_path):
 def test_what_was_promised_is_in_the_unit_of_the_row_that_says_so(tmp_path, monkeypatch):
     stds = []
 
-    def noted(self, batch):
+    def noted(self, rollout, batch):
         stds.append((self.agent.reward_std, batch.advantage_scale))
-        return step(self, batch)
+        return step(self, rollout, batch)
 
     step = Trainer._step
     monkeypatch.setattr(Trainer, "_step", noted)

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--estimates", action="store_true", help="judge by other advantages as well")
     arguments = parser.parse_args()
     if arguments.estimates:
-        write("promise_estimates.md", estimates(("HalfCheetah-v5", "Humanoid-v5")))
+        write("promise_estimates.md", estimates(("HalfCheetah-v5", "Hopper-v5", "Ant-v5", "Humanoid-v5")))
         return
     jobs = list(product(arguments.surrogates, arguments.tasks, SEEDS))
     with ThreadPoolExecutor(2) as pool:
@@ -101,19 +101,28 @@ def table(found: dict[tuple[str, str], list[Run]]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (surrogate, _), runs in found.items():
-        gains, halves = gains_of(runs), [profile["halves"] for run in runs for profile in run.profiles]
-        at = halves[0]["relative_dampings"].index(0.03)
-        kept = np.array([half["kept"][at] for half in halves])
+        gains = gains_of(runs)
         share = f"{gains.kept / gains.promised:.1%}" if gains.told_apart else "not told apart from zero"
         judged = sum(len(run.values(KEPT)) for run in runs)
         lines.append(
             f"| {runs[0].config['env.id']} | {surrogate} | {judged} "
             f"| {gains.promised:.2f} | {gains.kept:.4f} ± {gains.error:.4f} | {share} "
-            f"| {np.mean([half['promised'][at] for half in halves]):.2f}, "
-            f"{kept.mean():.4f} ± {kept.std(ddof=1) / len(kept) ** 0.5:.4f} "
-            f"| {np.mean([half['cosine'] for half in halves]):.2f} |"
+            f"| {by_halves(runs)} |"
         )
     return "\n".join(lines)
+
+
+def by_halves(runs: list[Run]) -> str:
+    """Return two cells: what halves promise each other and keep, and the cosine of their gradients."""
+    halves = [halves for run in runs for profile in run.profiles if (halves := profile["halves"])]
+    if not halves:  # action values have seen both
+        return "– | –"
+    at = halves[0]["relative_dampings"].index(0.03)
+    promised, kept = (np.array([half[name][at] for half in halves]) for name in ("promised", "kept"))
+    error = kept.std(ddof=1) / len(kept) ** 0.5
+    return (
+        f"{promised.mean():.2f}, {kept.mean():.4f} ± {error:.4f} | {np.mean([half['cosine'] for half in halves]):.2f}"
+    )
 
 
 def draw(found: dict[tuple[str, str], list[Run]]) -> Figure:
@@ -149,20 +158,23 @@ def estimates(environments: tuple[str, ...]) -> str:
         "| environment | as logged | λ = 1 | V from before |",
         "| --- | ---: | ---: | ---: |",
     ]
-    with ThreadPoolExecutor(1) as pool:
-        for environment in environments:
-            judged = [pool.submit(judge_thrice, environment, seed).result() for seed in SEEDS]
-            columns = [[one for run in judged for one in run[name]] for name in ("logged", "whole", "before")]
-            cells = [kept_by(column, columns[0]) for column in columns]
-            lines.append(f"| {environment} | " + " | ".join(cells) + " |")
+    for environment in environments:
+        judged = [judge_thrice(environment, seed) for seed in SEEDS]
+        columns = [[one for run in judged for one in run[name]] for name in ("logged", "whole", "before")]
+        lines.append(f"| {environment} | " + " | ".join(kept_by(column, columns[0]) for column in columns) + " |")
     return "\n".join(lines)
 
 
 def kept_by(judgements: list[Judgement], logged: list[Judgement]) -> str:
-    """Return what was kept per √nat, with its error, all in the unit of what is logged."""
-    gains = ratio_of_sums([one.improvement_kept for one in judgements], [one.spent for one in logged])
+    """Return what was kept per √nat in the unit of what is logged, and by how much less that is, step by step."""
+    spent = [one.spent for one in logged]
+    gains = ratio_of_sums([one.improvement_kept for one in judgements], spent)
+    pairs = zip(logged, judgements, strict=True)
+    less = ratio_of_sums([one.improvement_kept - other.improvement_kept for one, other in pairs], spent)
     assert gains is not None
-    return f"{gains[0]:.4f} ± {gains[1]:.4f}"
+    assert less is not None
+    difference = "" if judgements is logged else f" (less by {less[0]:.4f} ± {less[1]:.4f})"
+    return f"{gains[0]:.4f} ± {gains[1]:.4f}{difference}"
 
 
 def judge_thrice(environment: str, seed: int) -> dict[str, list[Judgement]]:
@@ -179,7 +191,11 @@ def judge_thrice(environment: str, seed: int) -> dict[str, list[Judgement]]:
     while not trainer.finished:
         rollout = trainer.collect()
         if (promise := trainer.judge.promise) is not None:
-            for name, lam, critic in (("logged", 0.95, None), ("whole", 1.0, None), ("before", 0.95, before)):
+            for name, lam, critic in (
+                ("logged", config.advantage.lam, None),
+                ("whole", 1.0, None),
+                ("before", config.advantage.lam, before),
+            ):
                 agent = copy.copy(trainer.agent)
                 agent._modules = {**trainer.agent._modules, "critic": critic or trainer.agent.critic}
                 batch = make_batch(agent, rollout, gamma=config.advantage.gamma, lam=lam, normalize=True)

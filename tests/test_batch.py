@@ -155,6 +155,15 @@ def test_rows_that_are_not_valid_never_reach_the_batch():
     assert all(len(column) == rollout.size for column in first.columns.values())
 
 
+def test_every_row_knows_its_environment_among_those_of_all_ranks():
+    agent = agent_for(DiagonalGaussian(2))
+    rollout = rollout_of(agent)._replace(first_environment=10)
+    numbers = torch.arange(ENVS).expand(STEPS, ENVS) + 10
+    batch = batch_of(agent, rollout, normalize=True)
+    assert torch.equal(batch.environments, numbers[rollout.valid])
+    assert len(set(batch.environments.tolist())) == ENVS
+
+
 def test_the_rows_of_a_batch_stay_together():
     """Observation, action and old parameters of a row are of one step: action i was taken in observation i.
 

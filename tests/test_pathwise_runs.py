@@ -7,16 +7,21 @@ import numpy as np
 import probes  # noqa: F401, registers its environments
 import pytest
 import torch
+from oracles import random_batch, random_policy
 from same_runs import assert_same_run
 from tiny_runs import TINY, checkpoints, compose, fingerprints, process, refusal, rows, summary, train_tiny
 
 from trpo.batch import make_batch
+from trpo.commands.compose import choices
 from trpo.commands.train import train
+from trpo.config import TrustRegionConfig, UserError
 from trpo.models.action_values import make_action_values
+from trpo.models.distributions import DiagonalGaussian
 from trpo.record import checkpoint
 from trpo.system import seeds
 from trpo.trainer import Trainer
 from trpo.update.action_values import Reader, recorded, samples_of
+from trpo.update.trust_region import trust_region_step
 
 PATHWISE = (
     *("trust_region.surrogate=pathwise", "action_values.hidden_sizes=[8]", "action_values.minibatches=3"),
@@ -125,6 +130,25 @@ def test_the_best_checkpoint_holds_no_replay_and_can_be_evaluated(tmp_path):
     assert (run / "checkpoints" / "best.pt").stat().st_size < checkpoints(run)[-1].stat().st_size
 
 
+def test_a_checkpoint_that_is_only_enough_to_act_does_not_pass_for_more():
+    trainer = Trainer(compose("task=pendulum", *TINY, *PATHWISE))
+    trainer.close()
+    with pytest.raises(UserError, match="no action values"):
+        trainer.restore(trainer.state(replay=False))
+
+
+def test_a_step_with_another_surrogate_than_the_papers_must_be_given_it():
+    policy = random_policy(DiagonalGaussian(2))
+    with pytest.raises(ValueError, match="pathwise needs a surrogate"):
+        trust_region_step(policy, random_batch(policy), TrustRegionConfig(surrogate="pathwise"))
+
+
+@pytest.mark.parametrize("task", choices("task"))
+@pytest.mark.parametrize("surrogate", choices("surrogate"))
+def test_every_surrogate_goes_with_every_task(task, surrogate):
+    assert compose(f"task={task}", f"surrogate={surrogate}").trust_region.surrogate == surrogate
+
+
 def test_a_state_holds_the_rollouts_themselves_and_later_iterations_do_not_write_to_them():
     trainer = Trainer(compose("task=pendulum", *TINY, *PATHWISE))
     trainer.warm_up()
@@ -186,13 +210,15 @@ def test_a_run_keeps_its_surrogate(tmp_path, monkeypatch):
 
 def test_rows_of_resets_change_no_target():
     """The same transitions as `sync` gives them, and with a row after every end as EnvPool and `vector` do."""
-    trainer = Trainer(compose("task=cartpole", *TINY, "run.steps_per_iteration=60", "env.num_envs=1"))
+    limit = "+env.kwargs.max_episode_steps=9"  # CartPole falls after eight to ten steps at one side, or is stopped
+    trainer = Trainer(compose("task=cartpole", *TINY, "run.steps_per_iteration=60", "env.num_envs=1", limit))
     trainer.collector._noise = lambda agent: torch.tensor([[1e-6, 1.0]])
     rollout = trainer.collect()
     trainer.close()
     agent, distribution = trainer.agent, trainer.agent.policy.distribution
     ends = (rollout.terminated | rollout.truncated)[:, 0].nonzero().flatten().tolist()
     assert len(ends) > 2
+    assert rollout.truncated.any()
     order = np.concatenate([[t, -1] if t in ends else [t] for t in range(60)]).astype(int)
     filler = torch.from_numpy(order == -1)
 

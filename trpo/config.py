@@ -184,7 +184,7 @@ class ActionValuesConfig(Section):
     rollouts: int = key(64, "the last ones, which are kept", at_least=1)
     drawn: int = key(16, "of those, the newest among them, to which they are fitted in an iteration", at_least=1)
     minibatches: int = key(200, "steps of AdamW in each iteration", at_least=1)
-    minibatch_size: int = key(256, "samples per step, drawn from all rollouts", at_least=1)
+    minibatch_size: int = key(256, "samples per step, from the rollouts that were drawn", at_least=1)
     learning_rate: float = key(1e-3, "of AdamW", above=0.0)
     trace: float = key(0.97, "λ of Retrace: 0 trusts the action values, 1 the returns", at_least=0.0, at_most=1.0)
     noise: int = key(4, "actions drawn in each state for the step, if they are continuous", at_least=1)

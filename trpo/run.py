@@ -23,7 +23,7 @@ from trpo.writer import DirectoryWriter, Silence, Writer
 console = logging.getLogger("trpo.console")  # what the person at the terminal should see
 
 
-Score = dict[str, float]  # the figures of one evaluation and its env_steps
+Evaluated = dict[str, float]  # the figures of one evaluation and its env_steps
 
 
 def train(config: Config, directory: Path, overrides: list[str], *, resume: bool = False) -> dict[str, Any]:
@@ -67,8 +67,8 @@ class Session:
         self.trainer = trainer
         self.stop = stop
         self.stopped_by = 0  # the number of the signal that stopped this rank or another
-        self.final: Score | None = None
-        self.best: Score | None = None
+        self.final: Evaluated | None = None
+        self.best: Evaluated | None = None
         self.outcomes: Counter[str] = Counter()  # how the policy steps ended
         self.started = time.monotonic()
         self.exact = True  # whether every resume brought everything back to the bit
@@ -208,7 +208,7 @@ def announce_replay(trainer: Trainer, size: int) -> None:
     interface, rollouts = trainer.environments.interface, trainer.config.action_values.rollouts
     numbers = interface.observation_size + interface.distribution.action_size + 2  # and the reward and the log-prob
     console.info(
-        "action values fitted to the last %d rollouts, %s steps, %.1f MB in memory and in every checkpoint",
+        "action values fitted to rollouts drawn from the last %d, %s steps: %.1f MB in memory and in every checkpoint",
         *(rollouts, f"{rollouts * size:,}", rollouts * size * (4 * numbers + 3) / 1e6),
     )
 

@@ -143,7 +143,8 @@ class Trainer:
             **self.source.figures(),
             **tagged("time", clock.figures(samples)),
         }
-        ranks.check_same(fingerprint(agent))
+        for module in filter(None, (agent, self.source.learned)):
+            ranks.check_same(fingerprint(module))
         return Iteration(row, batch, surrogate, step)
 
     def _step(self, rollout: Rollout, batch: Batch) -> tuple[dict[str, float], Surrogate | None, StepInfo]:

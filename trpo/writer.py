@@ -14,7 +14,6 @@ from trpo.record.logger import Logger
 from trpo.record.progress import Progress
 from trpo.record.run_directory import write_json
 from trpo.trainer import Iteration, Trainer
-from trpo.update.pathwise import Pathwise
 from trpo.update.profile import Profile
 
 
@@ -120,7 +119,7 @@ class DirectoryWriter:
             "observations": batch.observations,  # as the networks saw them
             "old_parameters": batch.old_parameters,
             **iteration.surrogate.columns,
-            **(iteration.surrogate.constants() if isinstance(iteration.surrogate, Pathwise) else {}),
+            **getattr(iteration.surrogate, "constants", dict)(),
             "theta_old": theta,
             "theta_new": flatten(policy),  # the normaliser is not part of θ
         }

@@ -81,6 +81,16 @@ def test_what_lies_beyond_an_end_does_not_matter():
     assert torch.equal(first[valid], second[valid])
 
 
+def test_nothing_leaks_out_of_rows_that_mean_nothing():
+    """Not even NaN: a reset row, and the value behind a termination."""
+    rewards, next_values, q, ratios, terminated, truncated, valid = random_rollout()
+    garbage = torch.full_like(rewards, torch.nan)
+    rewards, q, ratios = (torch.where(valid, part, garbage) for part in (rewards, q, ratios))
+    next_values = torch.where(valid & ~terminated, next_values, garbage)
+    targets = retrace(rewards, next_values, q, ratios, terminated, truncated, valid, gamma=0.9, trace=1.0)
+    assert torch.isfinite(targets[valid]).all()
+
+
 class Chain:
     """Two states, two actions; states change with probability ¾ where the action says so."""
 

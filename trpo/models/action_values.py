@@ -60,6 +60,14 @@ class ActionValues(nn.Module):
         return values.amin(0)
 
 
+def joint_log_probs(distribution: Distribution, parameters: Tensor, joint: Tensor) -> Tensor:
+    """Return log π (N, M) of every joint action (M, A) of a discrete distribution with parameters (N, D)."""
+    if isinstance(distribution, Categorical):
+        logits = zip(parameters.split(distribution.sizes, dim=-1), joint.long().unbind(1), strict=True)
+        return torch.stack([torch.log_softmax(part, dim=-1)[:, chosen] for part, chosen in logits]).sum(0)
+    return nn.functional.logsigmoid(parameters.unsqueeze(1) * (2 * joint - 1)).sum(-1)
+
+
 def make_action_values(
     config: ActionValuesConfig, observation_size: int, distribution: Distribution, *, seed: int
 ) -> ActionValues:

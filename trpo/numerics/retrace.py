@@ -43,10 +43,10 @@ def retrace(
     clipped = trace * ratios.clamp(max=1.0)
     c = torch.cat([clipped[1:], torch.zeros_like(clipped[:1])])
     q = torch.cat([action_values[1:], torch.zeros_like(action_values[:1])])
-    zero = torch.zeros_like(c)
-    weight = torch.where(follows, c, zero)
+    weight = torch.where(follows, c, 0.0)
     discounts = gamma * (~terminated).to(rewards.dtype)
-    base = (rewards + discounts * (next_values - torch.where(follows, weight * q, zero))).cpu().numpy()
+    after = torch.where(terminated, 0.0, next_values - torch.where(follows, weight * q, 0.0))
+    base = torch.where(valid, rewards + discounts * after, 0.0).cpu().numpy()  # nothing, not even NaN, gets through
     decay = (discounts * weight).cpu().numpy()
     targets, running = np.empty_like(base), np.zeros_like(base[0])
     for t in reversed(range(len(base))):

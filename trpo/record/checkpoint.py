@@ -12,7 +12,7 @@ from trpo.record.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had neither the promise of the last step nor action values
 BEST = "best.pt"
 
 
@@ -20,7 +20,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain data), whole or not at all. Raises `OSError` if it cannot be written."""
     buffer = io.BytesIO()  # torch turns an OSError of its own writes into something else
     torch.save({"format_version": FORMAT_VERSION, **state}, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getbuffer())
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write `data` so that `path` holds all of it, or what it held before, whatever happens meanwhile.
 
     A temporary file in the same directory, flushed to disk, then renamed. Raises `OSError` if there is no room.

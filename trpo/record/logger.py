@@ -46,7 +46,11 @@ LAYOUT = {
     },
     "learning": {
         "return": [*tags("rollout", "episode_return"), *tags("evaluation", "return_mean")],
-        "explained variance": tags("critic", "explained_variance_before", "explained_variance_after"),
+        "explained variance": [
+            *tags("critic", "explained_variance_before", "explained_variance_after"),
+            *tags("action_values", "explained_variance"),
+        ],
+        "action values: data of other policies, clipped actions": tags("action_values", "trace_mean", "clipped_share"),
     },
 }
 SWEEP_METRICS = ("evaluation/return_mean", "rollout/episode_return", "trust_region/kl_error_relative")

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from trpo.batch import Batch, Rollout
 from trpo.config import ActionValuesConfig
-from trpo.models.action_values import ActionValues, clipped, joint_actions
+from trpo.models.action_values import ActionValues, clipped, joint_actions, joint_log_probs
 from trpo.models.agent import Agent
 from trpo.models.distributions import Distribution
 from trpo.numerics.ensemble import SquaredError
 from trpo.numerics.retrace import retrace
 from trpo.system import ranks
-from trpo.update.pathwise import probabilities
 
 WEIGHT_DECAY = 1e-4
 
@@ -32,7 +31,7 @@ class Recorded(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What action values are fitted to: n rows of all rollouts that count as steps."""
+    """What action values are fitted to: n rows of rollouts that count as steps."""
 
     inputs: Tensor  # (n, I)
     outputs: Tensor  # (n,) which output is meant
@@ -47,7 +46,7 @@ class ActionValueFit(NamedTuple):
     loss_after: float
     explained_variance: float | None  # before the fit
     disagreement: float  # root mean square of how far a network is from their mean, after the fit
-    trace_mean: float  # mean of min(1, π/μ) over all rollouts
+    trace_mean: float  # mean of min(1, π/μ) over the rollouts that were drawn
     clipped_share: float  # of the sampled components of actions, those outside their bounds
 
     def figures(self) -> dict[str, float]:
@@ -93,8 +92,8 @@ class Reader:
         """Return V(s) = E_π Q(s, ·) (n,): the sum over all actions, or the mean over drawn ones."""
         parameters = self.agent.policy(observations)
         if self.joint is not None:
-            chances = probabilities(self.distribution, parameters, self.joint.to(parameters.device))
-            return (chances * self.values.smallest(observations)).sum(1)
+            log_probs = joint_log_probs(self.distribution, parameters, self.joint.to(parameters.device))
+            return (log_probs.exp() * self.values.smallest(observations)).sum(1)
         drawn = [self.of_actions(observations, self.distribution.sample(parameters, one)) for one in noise]
         return torch.stack(drawn).mean(0)
 
@@ -153,8 +152,8 @@ def fit_action_values(
     before, error = values.theta.clone(), SquaredError(values.theta, values.networks, values.sizes)
     values.theta.grad = error.gradient
     rows = max(1, len(ranks.share(config.minibatch_size)))
-    for _ in range(config.minibatches):
-        chosen = torch.randint(len(samples.targets), (rows,), generator=generator).to(samples.targets.device)
+    order = torch.randint(len(samples.targets), (config.minibatches, rows), generator=generator)
+    for chosen in order.to(samples.targets.device):
         error.differentiate(samples.inputs, samples.outputs, samples.targets, chosen)
         if ranks.count() > 1:
             error.gradient.copy_(ranks.mean(error.gradient, rows))

@@ -1,9 +1,9 @@
 """Half of a batch judges the step that the other half would take: how much of what it promises is noise.
 
-The step of each half is chosen as `trust_region_step` chooses it, for a grid of dampings from one solve. It promises
-the gain of its own surrogate; what it keeps is the gain that the score function's estimate on the other half sees,
-which is independent of the noise that chose it. Both to first order, per √nat: for s = x√(2δ / xᵀFx) the gain gᵀs is
-√2 gᵀx / √(xᵀFx) times √δ.
+Of the paper's surrogate alone: action values have seen both halves. The step of each half is chosen as
+`trust_region_step` chooses it, for a grid of dampings from one solve. It promises the gain on its own half; what it
+keeps is the gain on the other one, which is independent of the noise that chose it. Both to first order, per √nat: for
+s = x√(2δ / xᵀFx) the gain gᵀs is √2 gᵀx / √(xᵀFx) times √δ.
 """
 
 import math
@@ -18,7 +18,6 @@ from trpo.numerics.conjugate_gradient import conjugate_gradient, dot
 from trpo.numerics.krylov import lanczos_matrix, shifted_solutions
 from trpo.system import ranks
 from trpo.update.objective import Objective
-from trpo.update.surrogates import Score, Surrogate
 
 RELATIVE_DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # times gᵀFg / gᵀg of the half
 
@@ -32,9 +31,7 @@ class Halves(NamedTuple):
     cosine: float  # of the two halves' gradients
 
 
-def compare_halves(
-    policy: Policy, batch: Batch, surrogate: Surrogate, config: TrustRegionConfig, theta: Tensor
-) -> Halves | None:
+def compare_halves(policy: Policy, batch: Batch, config: TrustRegionConfig, theta: Tensor) -> Halves | None:
     """Return what each half promises and the other one confirms; environments of even and odd numbers are the halves.
 
     None if there are not two environments, if a half has no gradient or no step, or if advantages are all alike.
@@ -42,36 +39,26 @@ def compare_halves(
     if batch.environments is None:
         return None
     std = math.sqrt(float(ranks.moments_of(batch.advantages.unsqueeze(-1)).variance))
+    settings = {"fisher": config.fisher, "micro_batch": config.micro_batch, "theta": theta}
     rows = [(batch.environments % 2 == parity).nonzero().flatten() for parity in (0, 1)]
-    score = Score(policy.distribution, batch)
-
-    def objective(of: Surrogate, half: Tensor) -> Objective:
-        return Objective(
-            policy, batch, of, fisher=config.fisher, micro_batch=config.micro_batch, theta=theta, rows=half
-        )
-
-    halves = [objective(surrogate, half) for half in rows]
+    halves = [Objective(policy, batch, rows=half, **settings) for half in rows]  # type: ignore[arg-type]
     if not all(half.samples for half in halves) or std == 0.0:
         return None
-    gradients = [half.gradient() for half in halves]
-    judges = [objective(score, half).gradient() for half in rows]
-    if not all(0.0 < dot(g, g) < math.inf for g in (*gradients, *judges)):
+    even, odd = (half.gradient() for half in halves)
+    if not all(0.0 < dot(g, g) < math.inf for g in (even, odd)):
         return None
-    ways = [
-        one_way(halves[own], gradients[own], judges[1 - own], config.cg_iterations, surrogate.scale / score.scale)
-        for own in (0, 1)
-    ]
+    ways = [one_way(halves[0], even, odd, config.cg_iterations), one_way(halves[1], odd, even, config.cg_iterations)]
     if ways[0] is None or ways[1] is None:
         return None
     promised, kept = ([sum(pair) / 2 / std for pair in zip(*two, strict=True)] for two in zip(*ways, strict=True))
-    cosine = dot(*gradients) / math.sqrt(dot(gradients[0], gradients[0]) * dot(gradients[1], gradients[1]))
+    cosine = dot(even, odd) / math.sqrt(dot(even, even) * dot(odd, odd))
     return Halves(list(RELATIVE_DAMPINGS), promised, kept, cosine)
 
 
 def one_way(
-    half: Objective, gradient: Tensor, judge: Tensor, iterations: int, unit: float
+    half: Objective, gradient: Tensor, judge: Tensor, iterations: int
 ) -> tuple[list[float], list[float]] | None:
-    """Return what one half promises per √nat, in the judge's unit, and what the judge's gradient (P,) says of it."""
+    """Return what one half promises per √nat, and what the other one's gradient (P,) says of it."""
     solution = conjugate_gradient(
         half.fisher_product, gradient, max_iterations=iterations, tolerance=0.0, keep_basis=True
     )
@@ -82,6 +69,6 @@ def one_way(
     if not all(one.curvature > 0.0 for one in solved):
         return None
     lengths = [math.sqrt(2 / one.curvature) for one in solved]
-    promised = [unit * length * dot(gradient, one.x) for one, length in zip(solved, lengths, strict=True)]
+    promised = [length * dot(gradient, one.x) for one, length in zip(solved, lengths, strict=True)]
     kept = [length * dot(judge, one.x) for one, length in zip(solved, lengths, strict=True)]
     return promised, kept

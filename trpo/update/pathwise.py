@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trpo.batch import Batch
-from trpo.models.action_values import ActionValues, clipped, joint_actions
+from trpo.models.action_values import ActionValues, clipped, joint_actions, joint_log_probs
 from trpo.models.distributions import Distribution
 from trpo.update.surrogates import Piece
 
@@ -22,14 +22,20 @@ class Pathwise:
         batch: its states are what the mean is over.
         noise: ε (N, K, A), standard normal.
         bounds: of the actions (2, A), in the policy's units.
+        micro_batch: the most states that Q is asked about at once; 0 for all.
     """
 
     scale = 1.0  # Q is in scaled reward already
 
-    def __init__(self, values: ActionValues, batch: Batch, noise: Tensor, bounds: Tensor) -> None:
+    def __init__(
+        self, values: ActionValues, batch: Batch, noise: Tensor, bounds: Tensor, *, micro_batch: int = 0
+    ) -> None:
         self.values, self.bounds = values, bounds
+        parts = (
+            column.split(micro_batch or len(noise)) for column in (batch.old_parameters, batch.observations, noise)
+        )
         with torch.no_grad():
-            before = self.worth(batch.old_parameters, batch.observations, noise)
+            before = torch.cat([self.worth(*part) for part in zip(*parts, strict=True)])
         self.columns = {"noise": noise, "old_action_values": before}
 
     def constants(self) -> dict[str, Tensor]:
@@ -67,17 +73,11 @@ class Expected:
         self.distribution, self.actions = distribution, actions.to(batch.observations.device)
         with torch.no_grad():
             worth = values.smallest(batch.observations)
-            before = probabilities(distribution, batch.old_parameters, self.actions)
+            before = joint_log_probs(distribution, batch.old_parameters, self.actions).exp()
         self.columns = {"action_values": worth, "old_probabilities": before}
 
     def gain(self, parameters: Tensor, piece: Piece) -> Tensor:
         """Return Σ_a (π_θ − π_old)(a|s) Q(s, a) of each row (n,)."""
-        change = probabilities(self.distribution, parameters, self.actions) - piece.columns["old_probabilities"]
+        after = joint_log_probs(self.distribution, parameters, self.actions).exp()
+        change = after - piece.columns["old_probabilities"]
         return (change * piece.columns["action_values"]).double().sum(1)
-
-
-def probabilities(distribution: Distribution, parameters: Tensor, actions: Tensor) -> Tensor:
-    """Return the probability (n, M) of every joint action (M, A)."""
-    rows, count = len(parameters), len(actions)
-    log_probs = distribution.log_prob(parameters.repeat_interleave(count, dim=0), actions.repeat(rows, 1))
-    return log_probs.view(rows, count).exp()

@@ -36,7 +36,7 @@ class Profile(NamedTuple):
     candidates: list[dict[str, Any]]  # what the line search tried: fraction, kl, improvement, verdict
     cg_residuals: list[float]  # ‖g − (F + damping·I)x_k‖ / ‖g‖ after k products
     curvatures: list[float]  # Ritz values minus the damping, ascending: estimates of the ends of F's spectrum
-    halves: dict[str, Any] | None  # `Halves`, if there are two environments at least
+    halves: dict[str, Any] | None  # `Halves`, of the score's surrogate and two environments at least
 
 
 def profile_step(
@@ -56,7 +56,7 @@ def profile_step(
     cubic = third_order(objective, step.theta, step.step)
     evaluations = [objective.evaluate(step.theta + t * step.step) for t in FRACTIONS]
     slope = dot(step.gradient, step.step)
-    halves = compare_halves(policy, batch, surrogate, config, step.theta)
+    halves = compare_halves(policy, batch, config, step.theta) if isinstance(surrogate, Score) else None
     return Profile(
         max_kl=step.max_kl,
         outcome=step.outcome.value,

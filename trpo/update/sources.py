@@ -4,10 +4,10 @@ from collections import deque
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trpo.batch import Batch, Rollout
-from trpo.config import ActionValuesConfig, Config
+from trpo.config import ActionValuesConfig, Config, UserError
 from trpo.models.action_values import ActionValues, make_action_values
 from trpo.models.agent import Agent
 from trpo.models.distributions import Distribution
@@ -38,6 +38,11 @@ class Source(Protocol):
         """Return what is logged of the latest call, by tag."""
         ...
 
+    @property
+    def learned(self) -> nn.Module | None:
+        """What it learns and every rank must have alike."""
+        ...
+
     def state(self, replay: bool, /) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what decides the future: what is the same on all ranks, and what only this one knows.
 
@@ -56,6 +61,8 @@ class ScoreSource:
     def surrogate(self, agent: Agent, _rollout: Rollout, batch: Batch, _iteration: int) -> Surrogate | None:
         """Return the score function's surrogate."""
         return Score(agent.policy.distribution, batch)
+
+    learned = None
 
     def figures(self) -> dict[str, float]:
         """Return nothing."""
@@ -80,6 +87,7 @@ class PathwiseSource:
         seed: of the run.
         environments: the numbers of this rank's environments.
         num_envs: the number of all of them.
+        micro_batch: the most states in one pass of a policy step; 0 for all.
     """
 
     def __init__(
@@ -92,15 +100,17 @@ class PathwiseSource:
         seed: int,
         environments: range,
         num_envs: int,
+        micro_batch: int = 0,
     ) -> None:
         self.values, self.config, self.bounds, self.gamma, self.seed = values, config, bounds, gamma, seed
-        self.environments, self.num_envs = environments, num_envs
+        self.learned = values
+        self.environments, self.num_envs, self.micro_batch = environments, num_envs, micro_batch
         self.optimizer = make_optimizer(values, config)
         self.replay: deque[Recorded] = deque(maxlen=config.rollouts)
         self.fit: ActionValueFit | None = None
 
     def surrogate(self, agent: Agent, rollout: Rollout, batch: Batch, iteration: int) -> Surrogate | None:
-        """Fit the action values to the last rollouts, this one among them, and return the surrogate that they give."""
+        """Fit the action values to rollouts, this one among them, and return the surrogate that they give."""
         self.replay.append(recorded(rollout, batch, agent.policy.distribution))
         reader = Reader(self.values, agent, self.bounds)
         self.fit = self._fit(reader, iteration)
@@ -108,10 +118,11 @@ class PathwiseSource:
             return None
         if self.bounds is None:
             return Expected(agent.policy.distribution, self.values, batch)
-        return Pathwise(self.values, batch, self._noise(rollout, iteration), self.bounds)
+        noise = self._noise(rollout, iteration)
+        return Pathwise(self.values, batch, noise, self.bounds, micro_batch=self.micro_batch)
 
     def _fit(self, reader: Reader, iteration: int) -> ActionValueFit:
-        """Compute the targets of all rollouts, fit, and say how it went on the fresh one."""
+        """Compute the targets of the rollouts that are drawn, fit, and say how it went on the fresh one."""
         config = self.config
         generator = self._generator(seeds.Role.ACTION_VALUES, iteration, ranks.number())
         settings = {"gamma": self.gamma, "trace": config.trace}
@@ -163,11 +174,13 @@ class PathwiseSource:
         return {"theta": self.values.theta.detach().clone(), "optimizer": optimizer}, {"replay": own}
 
     def restore(self, state: dict[str, Any], own: dict[str, Any]) -> None:
-        """Go back to a saved state."""
+        """Go back to a saved state. Raises `UserError` if that is only enough to act."""
+        if "theta" not in state:
+            raise UserError("the checkpoint holds no action values: its agent can be evaluated, not trained further")
         device = self.values.theta.device
         self.values.theta.copy_(state["theta"])
         self.optimizer.state[self.values.theta] = {
-            name: value if name == "step" else value.to(device) for name, value in state["optimizer"].items()
+            name: value.to(device, copy=True) for name, value in state["optimizer"].items()
         }
         moved = [
             Recorded(Rollout(**to_device(one["rollout"], device)), one["log_probs"].to(device)) for one in own["replay"]
@@ -194,6 +207,7 @@ def make_source(
         seed=config.seed,
         environments=environments,
         num_envs=config.env.num_envs,
+        micro_batch=config.trust_region.micro_batch,
     )
 
 

@@ -22,7 +22,7 @@ class Surrogate(Protocol):
     """L(θ), given by its gain over L(θ_old) in every sample.
 
     Whatever has these three members can be maximised by `trust_region_step`: gradient, line search, profile, ranks and
-    micro-batches ask for nothing else.
+    micro-batches ask for nothing else. If it has `constants()` as well, tensors by name, dumps hold those too.
     """
 
     @property

@@ -52,10 +52,13 @@ def trust_region_step(
         policy: changed in place, on acceptance only.
         batch: its `old_parameters` must be those of `policy` on its `observations`.
         config: δ, solver and line search.
-        surrogate: what is maximised; the paper's, `Score`, if none is given.
+        surrogate: what is maximised; the paper's, `Score`, if none is given. `config.surrogate` only tells a trainer
+            which one to make: raises `ValueError` if that is another than `score` and none is given.
         progress: the share of the run that is over, for `config.anneal`.
     """
     max_kl = config.bound(progress, discrete=isinstance(policy.distribution, Categorical | Bernoulli))
+    if surrogate is None and config.surrogate != "score":
+        raise ValueError(f"trust_region.surrogate={config.surrogate} needs a surrogate: give trust_region_step one")
     surrogate = surrogate or Score(policy.distribution, batch)
     objective = Objective(policy, batch, surrogate, fisher=config.fisher, micro_batch=config.micro_batch)
     gradient = objective.gradient()

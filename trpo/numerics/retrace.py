@@ -38,7 +38,6 @@ def retrace(
         trace: λ; 0 gives one-step targets.
     """
     follows = ~(terminated | truncated)
-    follows[-1] = False
     follows[:-1] &= valid[1:]
     clipped = trace * ratios.clamp(max=1.0)
     c = torch.cat([clipped[1:], torch.zeros_like(clipped[:1])])

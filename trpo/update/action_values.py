@@ -4,7 +4,6 @@ The data are off-policy, and Retrace weighs them; the trust region is not: its s
 targets are computed once in an iteration from the networks as they are then, so no second set of networks lags behind.
 """
 
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -158,7 +157,8 @@ def fit_action_values(
         if ranks.count() > 1:
             error.gradient.copy_(ranks.mean(error.gradient, rows))
         optimizer.step()
-    if not math.isfinite(float(values.theta.abs().max())):
+    moments = (optimizer.state[values.theta][name] for name in ("exp_avg", "exp_avg_sq"))
+    if not all(torch.isfinite(numbers).all() for numbers in (values.theta, *moments)):
         values.theta.copy_(before)
         raise FloatingPointError(
             f"the action values diverged: their targets reach {float(samples.targets.abs().max()):.3g}; check the "
@@ -189,4 +189,4 @@ def assess(values: ActionValues, samples: Samples) -> Assessment:
     _, mean, variance = ranks.moments_of(torch.stack(columns, dim=1))
     unexplained, whole = variance[:2].tolist()
     explained = 1 - unexplained / whole if whole > 0 else None
-    return Assessment(float(mean[2]), explained, math.sqrt(float(mean[3])))
+    return Assessment(float(mean[2]), explained, float(mean[3].sqrt()))

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_runs import summary
+from tiny_runs import process, summary
+
+from trpo.sampling.making import look_here_too
 
 BIN = Path(sys.executable).parent
 MODULE = """
@@ -45,3 +47,38 @@ def test_a_sweep_finds_it(here):
     ended = ran(here, "trpo-train", "-m", "env.id=my_env:Mine-v0", "seed=0,1", *TINY, "hydra.sweep.dir=sweep")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert len(list((here / "sweep").glob("*/summary.json"))) == 2
+
+
+START = """
+import multiprocessing, sys
+from trpo.commands.train import train
+if __name__ == "__main__":
+    multiprocessing.set_start_method("{method}")
+    sys.exit(train())
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_the_processes_of_async_environments_find_it_however_they_are_started(here, method):
+    (here / "bin").mkdir()
+    (here / "bin" / "start.py").write_text(START.format(method=method))
+    arguments = ["env.id=my_env:Mine-v0", "env.backend=async", *TINY, "hydra.run.dir=run"]
+    ended = process(sys.executable, here / "bin" / "start.py", *arguments, cwd=here)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert summary(here / "run")["exit_reason"] == "finished"
+
+
+def test_safe_paths_stay_safe(here, monkeypatch):
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    ended = process(BIN / "trpo-train", "env.id=my_env:Mine-v0", *TINY, cwd=here)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "my_env" in ended.stderr
+
+
+def test_a_working_directory_that_is_gone_is_no_reason_to_fail(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    before = list(sys.path)
+    look_here_too()
+    assert sys.path == before

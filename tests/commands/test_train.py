@@ -231,11 +231,12 @@ def test_hydras_own_help_is_there(capsys, elsewhere):
 PROCESSES = [
     ([sys.executable, "-m", "trpo", "task=cart"], "trpo-train: there is no task 'cart'"),
     ([SCRIPTS / "trpo-train", "task=cartpole", "trust_region.max_kl=-1"], "trpo-train: trust_region.max_kl must be"),
+    ([SCRIPTS / "trpo-train", "env.id=HalfCheetah-v2"], "trpo-train: env.id=HalfCheetah-v2 cannot be made"),
     ([SCRIPTS / "trpo-evaluate", "missing"], "trpo-evaluate: there is no directory missing"),
 ]
 
 
-@pytest.mark.parametrize(("command", "said"), PROCESSES, ids=["module", "script", "evaluate"])
+@pytest.mark.parametrize(("command", "said"), PROCESSES, ids=["module", "script", "warned", "evaluate"])
 def test_a_process_with_a_mistake_says_one_line_and_exits_2(command, said, elsewhere):
     ended = process(*command, cwd=elsewhere)
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)

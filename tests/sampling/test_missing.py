@@ -1,41 +1,149 @@
-"""A person whose environment cannot be made is told what to install or to type."""
+"""A person whose environment cannot be made is told what to install and what to type."""
+
+import sys
+import types
+import warnings
 
 import gymnasium
 import pytest
 
 from trpo.config import EnvConfig, UserError
-from trpo.sampling.making import make_env
-from trpo.sampling.missing import PACKAGES, why
+from trpo.sampling import missing
+from trpo.sampling.making import check_environment, make_env
 
-# An id and what the one line must say.
-MISSING = {
-    "ALE/Pong-v5": ["ALE/", "pip install 'ale-py'", "env.id=ale_py:ALE/Pong-v5"],
-    "MiniGrid-Empty-5x5-v0": ["pip install 'minigrid'", "env.id=minigrid:MiniGrid-Empty-5x5-v0"],
-    "dm_control/walker-walk-v0": ["pip install 'shimmy[dm-control]'", "env.id=shimmy:dm_control/walker-walk-v0"],
-    "FetchReach-v4": ["pip install 'gymnasium-robotics'", "env.id=gymnasium_robotics:FetchReach-v4"],
-    "Nope/Thing-v0": ["Nope/", "env.id=PACKAGE:Nope/Thing-v0"],
-    "Carpole-v1": ["Did you mean: `CartPole`", "env.id=MODULE:NAME"],
-    "no_such_module:Thing-v0": ["No module named 'no_such_module'"],
-    "CartPole-v77": ["CartPole", "v1"],
-}
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("id", MISSING)
-def test_the_one_line_says_what_to_install_or_type(id):
-    with pytest.raises(UserError) as caught:
-        make_env(EnvConfig(id=id))
-    (line,) = str(caught.value).splitlines()
-    assert line.startswith(f"env.id={id} cannot be made: ")
-    assert all(words in line for words in MISSING[id]), line
-
-
-def test_a_missing_box2d_is_an_extra_of_this_package():
-    error = gymnasium.error.DependencyNotInstalled('Box2D is not installed, run `pip install "gymnasium[box2d]"`')
-    assert why("LunarLander-v3", error) == "Box2D is not installed: pip install 'trpo[box2d]'"
-    assert why("Other-v0", gymnasium.error.DependencyNotInstalled("no fish")) == "no fish"
+# An id that people type, what pip installs for it, and the module that registers it.
+KNOWN = [
+    ("ALE/Pong-v5", "ale-py", "ale_py"),
+    ("BreakoutNoFrameskip-v4", "ale-py", "ale_py"),
+    ("dm_control/walker-walk-v0", "'shimmy[dm-control]'", "shimmy"),
+    ("MiniGrid-Empty-5x5-v0", "minigrid", "minigrid"),
+    ("BabyAI-GoToRedBall-v0", "minigrid", "minigrid"),
+    ("MiniWorld-Hallway-v0", "miniworld", "miniworld"),
+    ("highway-v0", "highway-env", "highway_env"),
+    ("highway-fast-v0", "highway-env", "highway_env"),
+    ("parking-v0", "highway-env", "highway_env"),
+    ("PandaReach-v3", "panda-gym", "panda_gym"),
+    ("FetchReach-v4", "gymnasium-robotics", "gymnasium_robotics"),
+    ("AntMaze_UMaze-v5", "gymnasium-robotics", "gymnasium_robotics"),
+    ("PointMaze_UMazeDense-v3", "gymnasium-robotics", "gymnasium_robotics"),
+    ("AdroitHandDoor-v1", "gymnasium-robotics", "gymnasium_robotics"),
+    ("HandManipulateBlock-v1", "gymnasium-robotics", "gymnasium_robotics"),
+    ("FrankaKitchen-v1", "gymnasium-robotics", "gymnasium_robotics"),
+    ("Meta-World/MT1", "metaworld", "metaworld"),
+    ("HopperBulletEnv-v0", "pybullet-envs-gymnasium", "pybullet_envs_gymnasium"),
+    ("PyFlyt/QuadX-Hover-v4", "PyFlyt", "PyFlyt.gym_envs"),
+    ("VizdoomBasic-v1", "vizdoom", "vizdoom.gymnasium_wrapper"),
+    ("FlappyBird-v0", "flappy-bird-gymnasium", "flappy_bird_gymnasium"),
+    ("procgen_gym/procgen-coinrun-v0", "procgen-gym", "procgen_gym"),
+]
 
 
-def test_no_start_of_an_id_hides_a_longer_one():
-    starts = list(PACKAGES)
-    assert not [a for a in starts for b in starts if a != b and b.startswith(a)]
+@pytest.fixture(autouse=True)
+def nothing_installed(monkeypatch):
+    """Whatever is: none of these packages is found, and none is imported."""
+    monkeypatch.setattr(missing, "find_spec", lambda name: None)
+    for _, _, module in KNOWN:
+        monkeypatch.setitem(sys.modules, module.split(".")[0], None)
+
+
+def refusal(id, **options):
+    with pytest.raises(UserError) as refused:
+        make_env(EnvConfig(id=id, **options))
+    assert "\n" not in str(refused.value)
+    return str(refused.value).removeprefix(f"env.id={id} cannot be made: ")
+
+
+@pytest.mark.parametrize(("id", "requirement", "module"), KNOWN)
+def test_a_package_that_is_not_installed_is_named_with_what_to_type(id, requirement, module):
+    assert refusal(id).endswith(f": pip install {requirement}, then env.id={module}:{id}")
+
+
+@pytest.mark.parametrize(("id", "requirement", "module"), KNOWN)
+def test_one_that_is_installed_is_not_to_be_installed_again(id, requirement, module, monkeypatch):
+    monkeypatch.setattr(missing, "find_spec", {module.split(".")[0]: "found"}.get)
+    assert refusal(id) == f"nothing has imported {module}, which registers it: env.id={module}:{id} does"
+
+
+def test_a_package_that_is_typed_and_not_installed_is_named(monkeypatch):
+    monkeypatch.delitem(sys.modules, "procgen_gym")
+    said = refusal("procgen_gym:procgen_gym/procgen-coinrun-v0")
+    assert said == "procgen_gym is not installed: pip install procgen-gym"
+    said = refusal("no_such_module.envs:Thing-v0")
+    assert said == "there is no module no_such_module, neither installed nor in the working directory"
+
+
+def test_a_package_without_its_extra_is_told_apart(monkeypatch):
+    monkeypatch.setitem(sys.modules, "shimmy", types.ModuleType("shimmy"))
+    said = refusal("shimmy:dm_control/walker-walk-v0")
+    assert said == "shimmy registers it only with what comes with pip install 'shimmy[dm-control]'"
+
+
+def test_a_wrong_name_of_a_package_that_was_imported_is_a_wrong_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "minigrid", types.ModuleType("minigrid"))
+    said = refusal("minigrid:MiniGrid-Nowhere-v0")
+    assert "`MiniGrid-Nowhere` doesn't exist" in said
+    assert said.endswith("minigrid was imported, and does not register it")
+
+
+def test_an_unknown_namespace_is_named_with_how_to_import_a_package():
+    said = refusal("Unheard/Of-v0")
+    assert "Namespace Unheard not found" in said
+    assert "env.id=package:Unheard/Of-v0" in said
+
+
+def test_a_misspelt_name_gets_gymnasiums_suggestion():
+    said = refusal("CartPoll-v1")
+    assert "Did you mean: `CartPole`" in said
+    assert "env.id=package:CartPoll-v1" in said
+
+
+def test_a_version_that_never_was_gets_gymnasiums_list():
+    assert "`v1`" in refusal("CartPole-v77")
+
+
+def test_two_colons_are_refused_with_the_form():
+    assert "package:Name-v0" in refusal("a:b:C-v0")
+
+
+@pytest.mark.parametrize("id", ["LunarLander-v3", "BipedalWalker-v3"])
+def test_box2d_is_an_extra_of_this_project(id, monkeypatch):
+    for name in list(sys.modules):
+        if name.split(".")[0] == "Box2D" or name.startswith("gymnasium.envs.box2d"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    assert refusal(id) == "Box2D is not installed: pip install 'trpo[box2d]'"
+
+
+def test_jax_is_an_extra_of_gymnasium(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", None)
+    assert refusal("phys2d/CartPole-v1") == "jax is not installed: pip install 'gymnasium[jax]'"
+
+
+def test_what_an_environment_of_ones_own_needs_is_named(tmp_path, monkeypatch):
+    (tmp_path / "needy.py").write_text("import no_such_physics\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert refusal("needy:Thing-v0") == "it needs the module no_such_physics, which is not installed"
+
+
+@pytest.mark.filterwarnings("ignore:.*out of date:DeprecationWarning")
+def test_a_version_that_is_gone_has_a_successor():
+    newest = max(name for name in gymnasium.registry if name.startswith("HalfCheetah-v"))
+    assert refusal("HalfCheetah-v2").endswith(f"; its successor is {newest}")
+
+
+@pytest.mark.parametrize("backend", ["sync", "async", "vector", "envpool"])
+def test_every_backend_says_so_before_anything_of_its_own(backend):
+    with pytest.raises(UserError, match=r"pip install ale-py, then env\.id=ale_py:ALE/Pong-v5"):
+        check_environment(EnvConfig(id="ALE/Pong-v5", backend=backend))
+
+
+@pytest.mark.parametrize(("id", "count"), [("HalfCheetah-v2", 0), ("Hopper-v4", 1)])
+def test_warnings_come_with_what_could_be_made_and_not_with_a_refusal(id, count):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        if count:
+            check_environment(EnvConfig(id=id))
+        else:
+            with pytest.raises(UserError):
+                check_environment(EnvConfig(id=id))
+    assert ["out of date" in str(warning.message) for warning in said] == [True] * count

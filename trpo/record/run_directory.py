@@ -9,8 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +171,7 @@ def log_file(directory: Path) -> Iterator[None]:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of every package that decides the numbers."""
     packages = ["trpo", "torch", "numpy", "gymnasium", "mujoco", "hydra-core", "tensorboard"]
-    packages += [name for name in ("envpool",) if find_spec(name)]
+    packages += [name for name in ("envpool",) if any(distributions(name=name))]  # a folder is none
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 

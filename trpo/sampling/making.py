@@ -5,7 +5,8 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
@@ -47,10 +48,12 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
 def look_here_too() -> None:
     """Let `package:Name-v0` find a module in the working directory, as `python -m trpo` does, in any process.
 
-    At the end of the path: there a file that is called like somebody else's module does not take its place.
+    At the end of the path: there a file that is called like somebody else's module does not take its place. Who asked
+    Python for safe paths (`PYTHONSAFEPATH`) keeps them.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    with contextlib.suppress(FileNotFoundError):  # the directory has been removed: nothing is found in it
+        if not sys.flags.safe_path and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
 
 
 @functools.cache
@@ -99,7 +102,7 @@ def make_vector_entry_point(config: EnvConfig) -> VectorEnv:
 
 def check_environment(config: EnvConfig) -> Interface:
     """Return the interface of the configured environment, made once and closed, or raise `UserError`."""
-    with contextlib.closing(make_env(config)) as env:
+    with warnings_if_made(), contextlib.closing(make_env(config)) as env:
         if config.backend == "vector":
             with contextlib.closing(make_vector_entry_point(config)) as envs:
                 return make_interface(envs.single_observation_space, envs.single_action_space)
@@ -107,3 +110,12 @@ def check_environment(config: EnvConfig) -> Interface:
             with contextlib.closing(Pool(config, env)) as pool:
                 pool.reset(seed=[0] * config.num_envs)
         return make_interface(env.observation_space, env.action_space)
+
+
+@contextlib.contextmanager
+def warnings_if_made() -> Iterator[None]:
+    """Hold back warnings until everything could be made: that an id is out of date, its refusal says in one line."""
+    with warnings.catch_warnings(record=True) as held:
+        yield
+    for warning in held:
+        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)

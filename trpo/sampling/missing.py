@@ -1,43 +1,109 @@
-"""What a person is told whose environment cannot be made: usually a package is missing, or not imported."""
+"""What a person is told whose environment cannot be made: the package to install, and the id to type then."""
 
-import gymnasium
+import re
+import shlex
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
+from gymnasium.error import NameNotFound, NamespaceNotFound
 
 from trpo.config import first_line
 
-# What an id begins with → what to install, and what to import for its environments to be registered.
-PACKAGES = {
-    "ALE/": ("ale-py", "ale_py"),
-    "dm_control/": ("shimmy[dm-control]", "shimmy"),
-    "MiniGrid-": ("minigrid", "minigrid"),
-    "BabyAI-": ("minigrid", "minigrid"),
-    "highway-": ("highway-env", "highway_env"),
-    "Panda": ("panda-gym", "panda_gym"),
-    "Fetch": ("gymnasium-robotics", "gymnasium_robotics"),
-    "HandReach": ("gymnasium-robotics", "gymnasium_robotics"),
-    "AdroitHand": ("gymnasium-robotics", "gymnasium_robotics"),
-    "AntMaze": ("gymnasium-robotics", "gymnasium_robotics"),
-    "PointMaze": ("gymnasium-robotics", "gymnasium_robotics"),
-    "FrankaKitchen": ("gymnasium-robotics", "gymnasium_robotics"),
-}
+
+class Package(NamedTuple):
+    """A package of environments. Gymnasium 1.x imports none by itself: `module:Name-v0` does."""
+
+    ids: str  # a regular expression of how they begin
+    requirement: str  # of pip
+    module: str  # whose import registers them
+
+
+PACKAGES = (
+    Package(r"ALE/|\w+NoFrameskip-", "ale-py", "ale_py"),
+    Package(r"dm_control/", "shimmy[dm-control]", "shimmy"),
+    Package(r"(MiniGrid|BabyAI)-", "minigrid", "minigrid"),
+    Package(r"MiniWorld-", "miniworld", "miniworld"),
+    Package(
+        r"(highway|merge|roundabout|parking|intersection|racetrack|exit|lane-keeping|two-way|u-turn)-",
+        "highway-env",
+        "highway_env",
+    ),
+    Package(r"Panda(Reach|Push|Slide|PickAndPlace|Stack|Flip)", "panda-gym", "panda_gym"),
+    Package(
+        r"Fetch(Reach|Push|Slide|PickAndPlace)|(Ant|Point)Maze_|AdroitHand|Hand(Reach|Manipulate)|FrankaKitchen-",
+        "gymnasium-robotics",
+        "gymnasium_robotics",
+    ),
+    Package(r"Meta-World/", "metaworld", "metaworld"),
+    Package(r"\w+BulletEnv-", "pybullet-envs-gymnasium", "pybullet_envs_gymnasium"),
+    Package(r"PyFlyt/", "PyFlyt", "PyFlyt.gym_envs"),
+    Package(r"Vizdoom", "vizdoom", "vizdoom.gymnasium_wrapper"),
+    Package(r"FlappyBird-", "flappy-bird-gymnasium", "flappy_bird_gymnasium"),
+    Package(r"procgen_gym/", "procgen-gym", "procgen_gym"),
+)
+DEPENDENCIES = {"Box2D": "trpo[box2d]", "jax": "gymnasium[jax]"}  # of Gymnasium's own environments, by module
 
 
 def why(id: str, error: Exception) -> str:
     """Return in one line why an environment cannot be made, and what to install or type."""
-    said = first_line(error)
-    if ":" not in id and isinstance(error, gymnasium.error.NamespaceNotFound):
-        return f"nothing that is imported registers {id.split('/')[0]}/… {how_to_register(id)}"
-    if ":" not in id and isinstance(error, gymnasium.error.NameNotFound):
-        return f"{said} {how_to_register(id)}"
-    if isinstance(error, gymnasium.error.DependencyNotInstalled) and "box2d" in said.lower():
-        return "Box2D is not installed: pip install 'trpo[box2d]'"
-    return said
+    module, _, name = id.rpartition(":")
+    if ":" in module:
+        return "one colon stands between a package and the name of its environment, as in package:Name-v0"
+    if missing := missing_module(error):
+        return not_installed(missing, module)
+    if not isinstance(error, NameNotFound | NamespaceNotFound):
+        return first_line(error).rstrip(".") + (successor(name) if isinstance(error, ImportError) else "")
+    package = next((package for package in PACKAGES if re.match(package.ids, name)), None)
+    if package is not None and module != package.module:
+        return registered_by(package, name)
+    if package is not None and isinstance(error, NamespaceNotFound):  # the package without its extra
+        return f"{module} registers it only with what comes with {pip_install(package.requirement)}"
+    return nowhere(name, module, error)
 
 
-def how_to_register(id: str) -> str:
-    """Return what to do about an id that nobody has registered."""
-    for start, (package, module) in PACKAGES.items():
-        if id.startswith(start):
-            return f"It comes with {package}: pip install '{package}', then env.id={module}:{id}"
-    if "/" in id:
-        return f"If a package of yours registers it, have that imported first: env.id=PACKAGE:{id}"
-    return "One of your own is found as env.id=MODULE:NAME, where importing MODULE registers NAME"
+def missing_module(error: Exception) -> str | None:
+    """Return the name of the module whose import failed, if that was it."""
+    for cause in (error, error.__cause__):
+        if isinstance(cause, ModuleNotFoundError) and cause.name:
+            return cause.name
+    return None
+
+
+def not_installed(missing: str, module: str) -> str:
+    """Return what to do about a missing module, which may be the one that was typed in front of the id."""
+    top = missing.split(".")[0]
+    by_module = {package.module.split(".")[0]: package.requirement for package in PACKAGES} | DEPENDENCIES
+    if top in by_module:
+        return f"{top} is not installed: {pip_install(by_module[top])}"
+    if f"{module}.".startswith(f"{missing}."):
+        return f"there is no module {missing}, neither installed nor in the working directory"
+    return f"it needs the module {missing}, which is not installed"
+
+
+def registered_by(package: Package, name: str) -> str:
+    """Return how to come by an environment of a known package that was not imported."""
+    id = f"env.id={package.module}:{name}"
+    if find_spec(package.module.split(".")[0]):
+        return f"nothing has imported {package.module}, which registers it: {id} does"
+    return f"it comes with {package.requirement}: {pip_install(package.requirement)}, then {id}"
+
+
+def nowhere(name: str, module: str, error: Exception) -> str:
+    """Return what may be wrong with an id that neither Gymnasium nor `PACKAGES` know."""
+    if module:
+        return f"{first_line(error)} {module} was imported, and does not register it"
+    said, id = first_line(error), f"env.id=package:{name}"
+    return f"{said} {id} first imports the package, or the file in the working directory, that registers it"
+
+
+def successor(name: str) -> str:
+    """Return what to append about an old version that cannot be made any more."""
+    namespace, plain, version = parse_env_id(name)
+    newest = find_highest_version(namespace, plain)
+    return "" if newest in (None, version) else f"; its successor is {get_env_id(namespace, plain, newest)}"
+
+
+def pip_install(requirement: str) -> str:
+    """Return the command that installs a requirement, as a shell reads it."""
+    return f"pip install {shlex.quote(requirement)}"

@@ -123,9 +123,19 @@ def test_no_number_may_be_infinite_or_nan(name, number):
         TrustRegionConfig(**{name: number})
 
 
-@pytest.mark.parametrize(("max_kl", "discrete", "expected"), [(0, False, 0.04), (0, True, 0.01), (0.3, True, 0.3)])
-def test_the_bound_follows_the_kind_of_actions_unless_it_is_given(max_kl, discrete, expected):
-    config = TrustRegionConfig(max_kl=max_kl, anneal=0.5)
+BOUNDS = [  # max_kl, surrogate, discrete actions, δ
+    (0, "score", False, 0.04),
+    (0, "score", True, 0.01),
+    (0, "pathwise", False, 0.1),
+    (0, "pathwise", True, 0.01),
+    (0.3, "score", True, 0.3),
+    (0.3, "pathwise", False, 0.3),
+]
+
+
+@pytest.mark.parametrize(("max_kl", "surrogate", "discrete", "expected"), BOUNDS)
+def test_the_bound_follows_surrogate_and_actions_unless_it_is_given(max_kl, surrogate, discrete, expected):
+    config = TrustRegionConfig(max_kl=max_kl, surrogate=surrogate, anneal=0.5)
     assert config.bound(0.0, discrete=discrete) == expected
     assert config.bound(0.6, discrete=discrete) == pytest.approx(0.7 * expected)
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from trpo.fields import describe, describe_range, has_type, in_range, key, settled
 
 MAX_KL = 0.04  # δ of Gaussian policies, which may go on for ever; eight such steps turn six even chances into certainty
+PATHWISE_MAX_KL = 0.1  # of such policies through action values, whose gradient is worth a longer step
 DISCRETE_MAX_KL = 0.01
 
 
@@ -127,7 +128,10 @@ class TrustRegionConfig(Section):
         choices=("score", "pathwise"),
     )
     max_kl: float = key(
-        0.0, f"δ ≥ a step's mean joint KL, nats; 0: {MAX_KL}, discrete {DISCRETE_MAX_KL}", at_least=0.0, at_most=100.0
+        0.0,
+        f"δ ≥ a step's mean joint KL, nats; 0: {MAX_KL}, pathwise {PATHWISE_MAX_KL}, discrete {DISCRETE_MAX_KL}",
+        at_least=0.0,
+        at_most=100.0,
     )
     anneal: float = key(
         0.9, "share of δ gone, linearly, by the end of run.total_steps; 0: constant", at_least=0.0, at_most=0.99
@@ -150,8 +154,9 @@ class TrustRegionConfig(Section):
     micro_batch: int = key(0, "most samples in one forward pass, the same up to rounding; 0: all at once", at_least=0)
 
     def bound(self, progress: float, *, discrete: bool) -> float:
-        """Return δ(1 − anneal · progress), progress in [0, 1], δ by the kind of actions if it is 0."""
-        max_kl = self.max_kl or (DISCRETE_MAX_KL if discrete else MAX_KL)
+        """Return δ(1 − anneal · progress), progress in [0, 1], δ by surrogate and kind of actions if it is 0."""
+        continuous = PATHWISE_MAX_KL if self.surrogate == "pathwise" else MAX_KL
+        max_kl = self.max_kl or (DISCRETE_MAX_KL if discrete else continuous)
         return max_kl * (1 - self.anneal * progress)
 
 

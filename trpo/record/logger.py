@@ -32,7 +32,7 @@ LAYOUT = {
         "step fraction": tags("trust_region", "step_fraction"),
         "backtracks": tags("trust_region", "backtracks"),
         "surrogate improvement: actual / expected": tags("trust_region", "improvement_ratio"),
-        "gain per √nat, running mean: promised, kept ± 2 errors": tags(
+        "gain per √nat: promised, kept ± 2 errors": tags(
             "trust_region",
             *("promised_per_root_nat", "kept_per_root_nat", "kept_per_root_nat_low", "kept_per_root_nat_high"),
         ),

@@ -38,10 +38,8 @@ def parameter_count(networks: int, sizes: Sequence[int]) -> int:
 
 def layers_of(theta: Tensor, networks: int, sizes: Sequence[int]) -> list[Layer]:
     """Return the layers of K networks with these widths as views of one vector (P,)."""
-    shapes = []
-    for i, o in pairwise(sizes):
-        shapes += [(networks, i, o), (networks, 1, o)]
-        shapes += [(networks, 1, o)] * 2 if len(shapes) < 4 * (len(sizes) - 2) + 2 else []
+    shapes = [shape for i, o in pairwise(sizes) for shape in [(networks, i, o), *[(networks, 1, o)] * 3]]
+    del shapes[-2:]  # the last layer is not normalised
     parts = theta.split([shape[0] * shape[1] * shape[2] for shape in shapes])
     views: list[Tensor] = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
     hidden = [Layer(*views[start : start + 4]) for start in range(0, len(views) - 2, 4)]

@@ -10,8 +10,11 @@ from torch import distributions as td
 from torch.func import functional_call
 
 from trpo.batch import Batch
+from trpo.config import ActionValuesConfig, Config
+from trpo.models.action_values import ActionValues, make_action_values
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
 from trpo.models.networks import GaussianPolicy, LogitPolicy, Policy
+from trpo.models.observations import Kind, Leaf
 from trpo.numerics.params import flatten, unflatten
 
 DISTRIBUTIONS = {
@@ -68,6 +71,12 @@ def random_batch(
         advantages=normal(samples, seed=seed + 2, dtype=dtype),
         returns=torch.zeros(samples, dtype=dtype),
     )
+
+
+def action_values(config: ActionValuesConfig, size: int, distribution: Distribution, *, seed: int = 0) -> ActionValues:
+    """Real networks, for observations of one vector."""
+    whole = Config(seed=seed, action_values=config)
+    return make_action_values(whole, observations=Leaf(Kind.VECTOR, (size,)), distribution=distribution)
 
 
 class Bandit(Policy):

@@ -11,22 +11,21 @@ from typing import Any
 
 import gymnasium
 import mujoco
-from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from trpo.config import EnvConfig, UserError, first_line
+from trpo.models.observations import MASK
 from trpo.sampling.interface import Interface, make_interface
+from trpo.sampling.masks import MASKABLE, with_mask
 from trpo.sampling.missing import why
 from trpo.sampling.pool import Pool
-
-COMPOSED = (spaces.Dict, spaces.Tuple, spaces.MultiDiscrete, spaces.MultiBinary)
 
 log = logging.getLogger(__name__)
 log.setLevel(logging.INFO)
 
 
 def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
-    """Return one environment, its observations flattened to a `Box` if they are composed of several spaces.
+    """Return one environment.
 
     Raises `UserError` if the id or its arguments are wrong, in one line.
     """
@@ -41,8 +40,8 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
         env = gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
     except Exception as error:
         raise UserError(f"env.id={config.id} cannot be made: {why(config.id, error)}") from error
-    composed = isinstance(env.observation_space, COMPOSED) and env.observation_space.is_np_flattenable
-    return gymnasium.wrappers.FlattenObservation(env) if composed else env
+    key = repr((config.id, config.kwargs))
+    return with_mask(env, key, lambda: gymnasium.make(config.id, disable_env_checker=True, **config.kwargs))
 
 
 def look_here_too() -> None:
@@ -105,11 +104,18 @@ def check_environment(config: EnvConfig) -> Interface:
     with warnings_if_made(), contextlib.closing(make_env(config)) as env:
         if config.backend == "vector":
             with contextlib.closing(make_vector_entry_point(config)) as envs:
+                check_unmasked(config.id, envs)
                 return make_interface(envs.single_observation_space, envs.single_action_space)
         if config.backend == "envpool":
             with contextlib.closing(Pool(config, env)) as pool:
                 pool.reset(seed=[0] * config.num_envs)
         return make_interface(env.observation_space, env.action_space)
+
+
+def check_unmasked(id: str, envs: VectorEnv) -> None:
+    """Raise `UserError` if a vector entry point says masks in its info, where nobody would see them."""
+    if isinstance(envs.single_action_space, MASKABLE) and MASK in envs.reset(seed=0)[1]:
+        raise UserError(f"env.backend=vector: {id} says {MASK} in its info, which sync and async environments read")
 
 
 @contextlib.contextmanager

@@ -90,6 +90,8 @@ REPLAYED = [
     ("Hopper-v5", {"backend": "envpool", "restart_every": 51}, 3),
     ("CartPole-v1", {"backend": "envpool"}, 1),
     ("Pendulum-v1", {"backend": "envpool", "kwargs": {"max_episode_steps": 9}}, 1),
+    ("MetaWorld/Reach-v3", {"backend": "envpool", "kwargs": {"max_episode_steps": 9}}, 4),
+    ("Catch-v0", {"backend": "envpool", "restart_every": 51}, 1),
     ("Wandering-v0", {"num_envs": 1}, 1),
     ("Hopper-v5", {}, 3),
     ("Pendulum-v1", {}, 1),

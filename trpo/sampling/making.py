@@ -7,17 +7,20 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
 import mujoco
 from gymnasium import spaces
+from gymnasium.error import UnregisteredEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from trpo.config import EnvConfig, UserError, first_line
 from trpo.sampling.interface import Interface, make_interface
 from trpo.sampling.missing import why
-from trpo.sampling.pool import Pool
+from trpo.sampling.pool import Pool, has
+from trpo.sampling.pool_env import PoolEnv, only_in_envpool
 
 COMPOSED = (spaces.Dict, spaces.Tuple, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -37,12 +40,25 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
         )
     mujoco.set_mju_user_warning(log_once)
     look_here_too()
+    if config.backend == "envpool" and only_in_envpool(config.id):
+        return PoolEnv(config, **kwargs)
     try:
         env = gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
     except Exception as error:
-        raise UserError(f"env.id={config.id} cannot be made: {why(config.id, error)}") from error
+        raise UserError(
+            f"env.id={config.id} cannot be made: {why(config.id, error)}{in_envpool(config, error)}"
+        ) from error
     composed = isinstance(env.observation_space, COMPOSED) and env.observation_space.is_np_flattenable
     return gymnasium.wrappers.FlattenObservation(env) if composed else env
+
+
+def in_envpool(config: EnvConfig, error: Exception) -> str:
+    """Return what to say about EnvPool in the refusal of an id that Gymnasium does not know."""
+    if not isinstance(error, UnregisteredEnv):
+        return ""
+    if config.backend == "envpool":
+        return "; EnvPool does not know it either"
+    return "; EnvPool has it: env.backend=envpool" if find_spec("envpool") and has(config.id) else ""
 
 
 def look_here_too() -> None:

@@ -205,6 +205,28 @@ class Spaces(gymnasium.Env):
         return self.observation_space.sample(), self.np_random.normal(), False, self.steps == 5, {}
 
 
+class Scaled(gymnasium.RewardWrapper):
+    """Rewards times `factor`."""
+
+    def __init__(self, env, factor=2.0):
+        super().__init__(env)
+        self.factor = factor
+
+    def reward(self, reward):
+        return self.factor * reward
+
+
+class Raised(gymnasium.RewardWrapper):
+    """Rewards plus `amount`."""
+
+    def __init__(self, env, amount=1.0):
+        super().__init__(env)
+        self.amount = amount
+
+    def reward(self, reward):
+        return reward + self.amount
+
+
 def next_step(probe):
     """Return a vector entry point for a probe: the same dynamics under Gymnasium's next-step autoreset."""
     return lambda num_envs, **kwargs: SyncVectorEnv(

@@ -31,6 +31,7 @@ LEARNED = {
     "env.num_envs": ["env.num_envs=3"],
     "env.restart_every": ["env.restart_every=30", CARTPOLE, "env.backend=vector"],
     "env.kwargs": ["+env.kwargs.g=1.0"],  # Pendulum's gravity
+    "env.wrappers": ["env.wrappers=[gymnasium.wrappers:TimeAwareObservation]"],
     "policy.hidden_sizes": ["policy.hidden_sizes=[8,8]"],
     "policy.activation": ["policy.activation=relu"],
     "policy.initial_log_std": ["policy.initial_log_std=0.0"],

@@ -10,9 +10,11 @@ from typing import Any
 
 FINITE = "a finite number"
 INTEGERS = "tuple[int, ...]"
+LIST = "tuple[Any, ...]"
 TYPES = {
     "int": "a whole number",
     INTEGERS: "a list of whole numbers",
+    LIST: "a list",
     "float": FINITE,
     "bool": "true or false",
     "str": "a text",
@@ -53,7 +55,9 @@ def whole(value: Any) -> Any:
 
 
 def has_type(field: dataclasses.Field[Any], value: Any) -> bool:
-    """Return whether a settled value has the integers that its field declares; other types are told by their range."""
+    """Return whether a settled value has the list and the integers that its field declares; ranges tell other types."""
+    if field.type == LIST:
+        return isinstance(value, tuple)
     if field.type == INTEGERS:
         return isinstance(value, tuple) and all(type(number) is int for number in value)
     return field.type != "int" or type(value) is int

@@ -92,6 +92,8 @@ REPLAYED = [
     ("Pendulum-v1", {"backend": "envpool", "kwargs": {"max_episode_steps": 9}}, 1),
     ("MetaWorld/Reach-v3", {"backend": "envpool", "kwargs": {"max_episode_steps": 9}}, 4),
     ("Catch-v0", {"backend": "envpool", "restart_every": 51}, 1),
+    ("Wandering-v0", {"wrappers": [{"wrapper": "gymnasium.wrappers:FrameStackObservation", "stack_size": 3}]}, 1),
+    ("Pendulum-v1", {"wrappers": [{"gymnasium.wrappers:StickyAction": {"repeat_action_probability": 0.5}}]}, 1),
     ("Wandering-v0", {"num_envs": 1}, 1),
     ("Hopper-v5", {}, 3),
     ("Pendulum-v1", {}, 1),

@@ -21,6 +21,7 @@ from trpo.sampling.interface import Interface, make_interface
 from trpo.sampling.missing import why
 from trpo.sampling.pool import Pool, has
 from trpo.sampling.pool_env import PoolEnv, only_in_envpool
+from trpo.sampling.wrapping import check_backend, wrapped
 
 COMPOSED = (spaces.Dict, spaces.Tuple, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -29,27 +30,32 @@ log.setLevel(logging.INFO)
 
 
 def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
-    """Return one environment, its observations flattened to a `Box` if they are composed of several spaces.
+    """Return one environment in its wrappers, flattened to a `Box` if its observations are composed of several spaces.
 
-    Raises `UserError` if the id or its arguments are wrong, in one line.
+    Raises `UserError` if the id, its arguments or a wrapper are wrong, in one line.
     """
     if not config.id:
         raise UserError(
             "no environment: choose a task (task=cartpole) or an environment (env.id=CartPole-v1); "
             "--help lists the tasks"
         )
+    check_backend(config)
     mujoco.set_mju_user_warning(log_once)
     look_here_too()
     if config.backend == "envpool" and only_in_envpool(config.id):
         return PoolEnv(config, **kwargs)
-    try:
-        env = gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
-    except Exception as error:
-        raise UserError(
-            f"env.id={config.id} cannot be made: {why(config.id, error)}{in_envpool(config, error)}"
-        ) from error
+    env = wrapped(make_with_gymnasium(config, **kwargs), config.wrappers)
     composed = isinstance(env.observation_space, COMPOSED) and env.observation_space.is_np_flattenable
     return gymnasium.wrappers.FlattenObservation(env) if composed else env
+
+
+def make_with_gymnasium(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
+    """Return one environment as Gymnasium makes it. Raises `UserError` if it cannot."""
+    try:
+        return gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
+    except Exception as error:
+        said = why(config.id, error) + in_envpool(config, error)
+        raise UserError(f"env.id={config.id} cannot be made: {said}") from error
 
 
 def in_envpool(config: EnvConfig, error: Exception) -> str:

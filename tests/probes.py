@@ -205,6 +205,28 @@ class Spaces(gymnasium.Env):
         return self.observation_space.sample(), self.np_random.normal(), False, self.steps == 5, {}
 
 
+class Scaled(gymnasium.RewardWrapper):
+    """Rewards times `factor`."""
+
+    def __init__(self, env, factor=2.0):
+        super().__init__(env)
+        self.factor = factor
+
+    def reward(self, reward):
+        return self.factor * reward
+
+
+class Raised(gymnasium.RewardWrapper):
+    """Rewards plus `amount`."""
+
+    def __init__(self, env, amount=1.0):
+        super().__init__(env)
+        self.amount = amount
+
+    def reward(self, reward):
+        return reward + self.amount
+
+
 def next_step(probe):
     """Return a vector entry point for a probe: the same dynamics under Gymnasium's next-step autoreset."""
     return lambda num_envs, **kwargs: SyncVectorEnv(
@@ -283,12 +305,18 @@ class Marked(gymnasium.Env):
 
 
 class Pictured(gymnasium.Env):
-    """A bright spot in a picture: the reward is how near the action comes to where it is, three steps long."""
+    """A bright spot in a picture: the reward is how near the action comes to where it is, three steps long.
 
-    observation_space = spaces.Dict(
-        {"picture": spaces.Box(0, 255, (40, 40, 3), np.uint8), "speed": spaces.Box(-1.0, 1.0, (2,), np.float32)}
-    )
+    Args:
+        top: the largest byte; below 255 it is a grid by rule.
+    """
+
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, top=255):
+        self.top = top
+        picture, speed = spaces.Box(0, top, (40, 40, 3), np.uint8), spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.observation_space = spaces.Dict({"picture": picture, "speed": speed})
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -304,7 +332,7 @@ class Pictured(gymnasium.Env):
         column = int(self.np_random.integers(36))
         self.place = column / 17.5 - 1
         picture = np.zeros((40, 40, 3), dtype=np.uint8)
-        picture[10:30, column : column + 4] = 255
+        picture[10:30, column : column + 4] = self.top
         return {"picture": picture, "speed": self.np_random.uniform(-1, 1, 2).astype(np.float32)}
 
 

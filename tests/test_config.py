@@ -62,6 +62,13 @@ def test_a_list_becomes_a_tuple():
     assert compose("task=cartpole", "critic.hidden_sizes=[3]").critic.hidden_sizes == (3,)
 
 
+@pytest.mark.parametrize("value", ["probes:Scaled", {"wrapper": "probes:Scaled"}, 3])
+def test_a_list_of_anything_is_a_list(value):
+    assert EnvConfig(wrappers=[value, value]).wrappers == (value, value)
+    with pytest.raises(UserError, match=r"^env\.wrappers must be a list, got "):
+        EnvConfig(wrappers=value)
+
+
 # Section, field, a value that is refused, the nearest value that is not, and what is allowed in words.
 EDGES = [
     (Config, "seed", -1, 0, "at least 0"),

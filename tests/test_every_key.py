@@ -20,6 +20,7 @@ from trpo.system.device import resolve_device
 # Keys that change what is learned: a changed value changes the policy within two iterations.
 # The problem is Pendulum; CARTPOLE where only CartPole has what the key is about.
 CARTPOLE = "env.id=CartPole-v1"
+PARTS = "env.id=probes:Pictured-v0"
 THROUGH_VALUES = (
     *("trust_region.surrogate=pathwise", "action_values.warm_up=0", "action_values.hidden_sizes=[8]"),
     *("action_values.minibatches=3", "action_values.minibatch_size=16"),
@@ -31,11 +32,16 @@ LEARNED = {
     "env.num_envs": ["env.num_envs=3"],
     "env.restart_every": ["env.restart_every=30", CARTPOLE, "env.backend=vector"],
     "env.kwargs": ["+env.kwargs.g=1.0"],  # Pendulum's gravity
+    "env.wrappers": ["env.wrappers=[gymnasium.wrappers:TimeAwareObservation]"],
     "policy.hidden_sizes": ["policy.hidden_sizes=[8,8]"],
     "policy.activation": ["policy.activation=relu"],
     "policy.initial_log_std": ["policy.initial_log_std=0.0"],
     "policy.min_log_std": ["policy.min_log_std=-1.5"],
     "policy.noise_correlation": ["policy.noise_correlation=0.5"],
+    "policy.observations": ["policy.observations=[speed]", PARTS],
+    "policy.images": ["policy.images=[picture]", PARTS, "+env.kwargs.top=254"],
+    "policy.grids": ["policy.grids=[picture]", PARTS],
+    "policy.vectors": ["policy.vectors=[picture]", PARTS],
     "normalize.observations": ["normalize.observations=false"],
     "normalize.rewards": ["normalize.rewards=false"],
     "normalize.advantages": ["normalize.advantages=false"],
@@ -75,6 +81,7 @@ LEARNED = {
     "critic.anneal": ["critic.anneal=0.5"],
     "critic.epochs": ["critic.epochs=3"],
     "critic.minibatch_size": ["critic.minibatch_size=8"],
+    "critic.observations": ["critic.observations=[speed]", PARTS],
     "run.steps_per_iteration": ["run.steps_per_iteration=48"],
 }
 

@@ -39,6 +39,7 @@ class EnvConfig(Section):
     )
     pin: bool = key(True, "EnvPool's threads keep to a core each, if it has as many; false beside other runs")
     kwargs: dict[str, Any] = key({}, "for the environment's constructor: +env.kwargs.goal_velocity=0.1")
+    wrappers: tuple[Any, ...] = key((), "around each one, innermost first: [{wrapper: module:Class, argument: 1}]")
 
     def __post_init__(self) -> None:
         super().__post_init__()

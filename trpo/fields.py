@@ -12,15 +12,18 @@ from typing import Any, ClassVar
 FINITE = "a finite number"
 INTEGERS = "tuple[int, ...]"
 TEXTS = "tuple[str, ...]"
+LIST = "tuple[Any, ...]"
 TYPES = {
     "int": "a whole number",
     INTEGERS: "a list of whole numbers",
     TEXTS: "a list of texts",
+    LIST: "a list",
     "float": FINITE,
     "bool": "true or false",
     "str": "a text",
     "dict[str, Any]": "a mapping",
 }
+LISTED: dict[Any, type] = {INTEGERS: int, TEXTS: str, LIST: object}  # of what
 
 
 def key(
@@ -56,11 +59,10 @@ def whole(value: Any) -> Any:
 
 
 def has_type(field: dataclasses.Field[Any], value: Any) -> bool:
-    """Return whether a settled value has the integers or texts that its field declares; ranges tell other types."""
-    if field.type == INTEGERS:
-        return isinstance(value, tuple) and all(type(number) is int for number in value)
-    if field.type == TEXTS:
-        return isinstance(value, tuple) and all(isinstance(text, str) for text in value)
+    """Return whether a settled value is the list or the integer that its field declares; ranges tell other types."""
+    if field.type in LISTED:
+        kind = LISTED[field.type]
+        return isinstance(value, tuple) and all(kind is object or type(one) is kind for one in value)
     return field.type != "int" or type(value) is int
 
 

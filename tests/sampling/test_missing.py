@@ -8,7 +8,7 @@ import gymnasium
 import pytest
 
 from trpo.config import EnvConfig, UserError
-from trpo.sampling import missing
+from trpo.sampling import making, missing
 from trpo.sampling.making import check_environment, make_env
 
 # An id that people type, what pip installs for it, and the module that registers it.
@@ -40,8 +40,9 @@ KNOWN = [
 
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch):
-    """Whatever is: none of these packages is found, and none is imported."""
-    monkeypatch.setattr(missing, "find_spec", lambda name: None)
+    """Whatever is: none of these packages is found, nor EnvPool in their place, and none is imported."""
+    for module in (missing, making):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
     for _, _, module in KNOWN:
         monkeypatch.setitem(sys.modules, module.split(".")[0], None)
 

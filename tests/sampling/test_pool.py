@@ -271,6 +271,23 @@ def test_only_the_shape_of_observations_must_agree():
         pool.check_space("observation", box(-1, 1, (2,)), box(-1, 1, (3,)))
 
 
+def test_observations_of_several_parts_agree_part_by_part_in_all_but_the_type_of_their_numbers():
+    discrete, box = gymnasium.spaces.Discrete, gymnasium.spaces.Box
+    here = {"turn": discrete(3), "place": box(-1, 1, (2,), np.float32)}
+    there = {"turn": discrete(3, dtype=np.int32), "place": box(-9, 9, (2,), np.float64)}
+    pool.check_space("observation", gymnasium.spaces.Dict(here), gymnasium.spaces.Dict(there))
+    for other in (
+        {"turn": discrete(4)},
+        {"turn": discrete(3, start=1)},
+        {"place": box(-1, 1, (3,))},
+        {"more": box(0, 1)},
+    ):
+        with pytest.raises(UserError, match="observation space"):
+            pool.check_space("observation", gymnasium.spaces.Dict(here), gymnasium.spaces.Dict(there | other))
+    with pytest.raises(UserError, match="observation space"):
+        pool.check_space("observation", gymnasium.spaces.Dict(here), there["place"])
+
+
 def test_action_spaces_that_differ_are_refused():
     box = gymnasium.spaces.Box
     pool.check_space("action", box(-1, 1, (2,), np.float32), box(-1, 1, (2,), np.float64))

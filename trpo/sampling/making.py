@@ -7,10 +7,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
 import mujoco
+from gymnasium.error import UnregisteredEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from trpo.config import EnvConfig, UserError, first_line
@@ -18,30 +20,49 @@ from trpo.models.observations import MASK
 from trpo.sampling.interface import Interface, make_interface
 from trpo.sampling.masks import MASKABLE, with_mask
 from trpo.sampling.missing import why
-from trpo.sampling.pool import Pool
+from trpo.sampling.pool import Pool, has
+from trpo.sampling.pool_env import PoolEnv, only_in_envpool
+from trpo.sampling.wrapping import check_backend, wrapped
 
 log = logging.getLogger(__name__)
 log.setLevel(logging.INFO)
 
 
 def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
-    """Return one environment.
+    """Return one environment in its wrappers, the mask of its valid actions in its observations, if it has one.
 
-    Raises `UserError` if the id or its arguments are wrong, in one line.
+    Raises `UserError` if the id, its arguments or a wrapper are wrong, in one line.
     """
     if not config.id:
         raise UserError(
             "no environment: choose a task (task=cartpole) or an environment (env.id=CartPole-v1); "
             "--help lists the tasks"
         )
+    check_backend(config)
     mujoco.set_mju_user_warning(log_once)
     look_here_too()
+    if config.backend == "envpool" and only_in_envpool(config.id):
+        return PoolEnv(config, **kwargs)
+    make = functools.partial(make_with_gymnasium, config)
+    return with_mask(wrapped(make(**kwargs), config.wrappers), repr(config), lambda: wrapped(make(), config.wrappers))
+
+
+def make_with_gymnasium(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
+    """Return one environment as Gymnasium makes it. Raises `UserError` if it cannot."""
     try:
-        env = gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
+        return gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
     except Exception as error:
-        raise UserError(f"env.id={config.id} cannot be made: {why(config.id, error)}") from error
-    key = repr((config.id, config.kwargs))
-    return with_mask(env, key, lambda: gymnasium.make(config.id, disable_env_checker=True, **config.kwargs))
+        said = why(config.id, error) + in_envpool(config, error)
+        raise UserError(f"env.id={config.id} cannot be made: {said}") from error
+
+
+def in_envpool(config: EnvConfig, error: Exception) -> str:
+    """Return what to say about EnvPool in the refusal of an id that Gymnasium does not know."""
+    if not isinstance(error, UnregisteredEnv):
+        return ""
+    if config.backend == "envpool":
+        return "; EnvPool does not know it either"
+    return "; EnvPool has it: env.backend=envpool" if find_spec("envpool") and has(config.id) else ""
 
 
 def look_here_too() -> None:

@@ -42,7 +42,8 @@ PACKAGES = (
     Package(r"FlappyBird-", "flappy-bird-gymnasium", "flappy_bird_gymnasium"),
     Package(r"procgen_gym/", "procgen-gym", "procgen_gym"),
 )
-DEPENDENCIES = {"Box2D": "trpo[box2d]", "jax": "gymnasium[jax]"}  # of Gymnasium's own environments, by module
+# Of Gymnasium's own environments and wrappers, by module.
+DEPENDENCIES = {"Box2D": "trpo[box2d]", "cv2": "trpo[atari]", "jax": "gymnasium[jax]"}
 
 
 def why(id: str, error: Exception) -> str:

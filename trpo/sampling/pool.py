@@ -1,6 +1,7 @@
 """EnvPool's environments, with the spaces, the time limits and the ends of Gymnasium's."""
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from trpo.config import EnvConfig, UserError, first_line
 MOST_STEPS = 2**31 - 2  # of an environment without a time limit: EnvPool counts in 32 bits
 FREE = -1  # EnvPool's word for threads that may run anywhere
 SEED_SHIFT = 2**31  # our seeds are unsigned, EnvPool's signed
+PAID_BY_LIMIT = re.compile(r"(MiniGrid|BabyAI)-")  # ids of environments that pay 1 − 0.9 · steps / limit at their goal
 
 
 class Pool(VectorEnv):
@@ -24,34 +26,43 @@ class Pool(VectorEnv):
     EnvPool calls an end in the very step of the time limit a truncation, though the environment may have terminated
     there. So EnvPool's own limit lies one step beyond, and the true one is kept here: such an end is both, as in
     Gymnasium. An environment cut by the true limit goes one step further before it resets; the two steps after
-    such an end belong to no episode.
+    such an end belong to no episode. Where the limit decides what is paid, EnvPool's own is the true one, and a
+    reward tells that such an end is both.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012  Gymnasium's own form
 
     def __init__(self, config: EnvConfig, env: gymnasium.Env) -> None:
-        """Take the spaces and the limit of `env`, one environment of Gymnasium. Raises `UserError` on a difference."""
+        """Take the spaces and the limit of a single one, `env`. Raises `UserError` if EnvPool's spaces differ."""
         self.id, self.num_envs, self.spec = config.id, config.num_envs, env.spec
         self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
         self.limit = (env.spec and env.spec.max_episode_steps) or MOST_STEPS
-        self.arguments = {**config.kwargs, "max_episode_steps": self.limit + 1}
+        self.paid_by_limit = bool(PAID_BY_LIMIT.match(config.id))
+        self.arguments = {**config.kwargs, "max_episode_steps": self.limit + (not self.paid_by_limit)}
         self.pin = config.pin
         self.pool: Any = None
-        observation_space, action_space = describe(self.id, self.arguments)
+        observation_space, action_space = spaces_of(specify(self.id, self.arguments))
         check_space("observation", env.observation_space, observation_space)
         check_space("action", env.action_space, action_space)
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:  # noqa: ARG002
-        """Return the first observations of fresh environments, one for each 32-bit seed of the list `seed`."""
+        """Return first observations and the info of fresh environments, one for each 32-bit seed of the list `seed`."""
         self.close_extras()
         self.pool = make_pool(self.id, seed, self.arguments, pin=self.pin)
         with no_warnings():
-            return self.pool.reset()[0], {}
+            observations, info = self.pool.reset()
+        return observations, info
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Return what `VectorEnv.step` returns, in arrays of its own."""
+        """Return what `VectorEnv.step` returns, in arrays of its own; the info is EnvPool's, its values (B, …).
+
+        Atari's info has a `reward` and a `terminated` too: the game's own, before clipping, lives or the limit.
+        """
         observations, rewards, terminated, _, info = self.pool.step(actions)
-        return observations, rewards, terminated, info["elapsed_step"] >= self.limit, {}
+        truncated = info["elapsed_step"] >= self.limit
+        if self.paid_by_limit:
+            terminated = terminated | (truncated & (rewards > 0))
+        return observations, rewards, terminated, truncated, info
 
     def close_extras(self, **_: Any) -> None:
         """Release the environments and EnvPool's threads."""
@@ -104,15 +115,28 @@ def can_pin(threads: int, own: list[int]) -> bool:
     return hasattr(os, "sched_setaffinity") and threads == len(own) == own[-1] - own[0] + 1
 
 
-def describe(id: str, arguments: dict[str, Any]) -> tuple[spaces.Space, spaces.Space]:
-    """Return EnvPool's observation and action space of an id. Raises `UserError` if it cannot make that."""
-    library = import_envpool()
-    if id not in library.list_all_envs():
+def specify(id: str, arguments: dict[str, Any]) -> Any:
+    """Return EnvPool's description of an environment. Raises `UserError` if it cannot make that for one agent."""
+    if not has(id):
         raise UserError(f"env.backend=envpool: EnvPool does not know {id}; env.backend=sync can step it")
     try:
-        spec = library.make_spec(id, **arguments)
-    except (RuntimeError, TypeError) as error:
+        spec = import_envpool().make_spec(id, **arguments)
+    except (ImportError, RuntimeError, TypeError) as error:
         raise refusal(id, error) from error
+    if spec.config.max_num_players > 1:
+        raise UserError(
+            f"env.backend=envpool: {id} is played by {spec.config.max_num_players}, and here one agent plays"
+        )
+    return spec
+
+
+def has(id: str) -> bool:
+    """Return whether EnvPool knows an id."""
+    return id in import_envpool().list_all_envs()
+
+
+def spaces_of(spec: Any) -> tuple[spaces.Space, spaces.Space]:
+    """Return the observation and the action space of one environment of EnvPool."""
     with no_warnings():
         return spec.gymnasium_observation_space, spec.gymnasium_action_space
 
@@ -130,13 +154,20 @@ def check_space(name: str, expected: spaces.Space, found: spaces.Space) -> None:
 
     Bounds of observations may differ: those of EnvPool's Box2D environments are placeholders, and nothing uses them.
     """
-    if isinstance(expected, spaces.Box) and isinstance(found, spaces.Box) and expected.shape == found.shape:
-        bounds = (np.allclose(expected.low, found.low), np.allclose(expected.high, found.high))
-        same = name == "observation" or all(bounds)
-    else:
-        same = expected == found
-    if not same:
+    if not alike(expected, found, bounds=name != "observation"):
         raise UserError(f"env.backend=envpool: the {name} space of EnvPool's environment is {found}, not {expected}")
+
+
+def alike(expected: spaces.Space, found: spaces.Space, *, bounds: bool) -> bool:
+    """Return whether two spaces differ in nothing but the type of their numbers, and perhaps their bounds."""
+    if isinstance(expected, spaces.Dict) and isinstance(found, spaces.Dict):
+        return expected.keys() == found.keys() and all(alike(expected[k], found[k], bounds=bounds) for k in expected)
+    if isinstance(expected, spaces.Box) and isinstance(found, spaces.Box):
+        pairs = ((expected.low, found.low), (expected.high, found.high)) if bounds else ()
+        return expected.shape == found.shape and all(np.allclose(*pair) for pair in pairs)
+    if isinstance(expected, spaces.Discrete) and isinstance(found, spaces.Discrete):
+        return (expected.n, expected.start) == (found.n, found.start)
+    return bool(expected == found)
 
 
 def refusal(id: str, error: Exception) -> UserError:

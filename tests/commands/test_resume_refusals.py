@@ -158,6 +158,7 @@ REFUSED = {
     "env.num_envs": 3,
     "env.timeout": 3.0,
     "env.restart_every": 50,
+    "env.wrappers": ["gymnasium.wrappers:TimeAwareObservation"],
     "policy.hidden_sizes": [8, 8],
     "policy.activation": "relu",
     "policy.initial_log_std": 0.0,

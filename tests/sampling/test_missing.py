@@ -1,20 +1,22 @@
-"""A person whose environment cannot be made is told what to install and what to type."""
+"""Known packages are imported; a person whose environment cannot be made is told what to install and what to type."""
 
+import importlib.util
 import sys
 import types
 import warnings
+from contextlib import closing
 
 import gymnasium
 import pytest
 
 from trpo.config import EnvConfig, UserError
 from trpo.sampling import making, missing
-from trpo.sampling.making import check_environment, make_env
+from trpo.sampling.making import check_environment, make_env, make_vector_env
 
 # An id that people type, what pip installs for it, and the module that registers it.
 KNOWN = [
-    ("ALE/Pong-v5", "ale-py", "ale_py"),
-    ("BreakoutNoFrameskip-v4", "ale-py", "ale_py"),
+    ("ALE/Pong-v5", "'trpo[atari]'", "ale_py"),
+    ("BreakoutNoFrameskip-v4", "'trpo[atari]'", "ale_py"),
     ("dm_control/walker-walk-v0", "'shimmy[dm-control]'", "shimmy"),
     ("MiniGrid-Empty-5x5-v0", "minigrid", "minigrid"),
     ("BabyAI-GoToRedBall-v0", "minigrid", "minigrid"),
@@ -45,6 +47,8 @@ def nothing_installed(monkeypatch):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
     for _, _, module in KNOWN:
         monkeypatch.setitem(sys.modules, module.split(".")[0], None)
+    for id in filter(missing.package_of, [*gymnasium.registry]):
+        monkeypatch.delitem(gymnasium.registry, id)
 
 
 def refusal(id, **options):
@@ -56,13 +60,56 @@ def refusal(id, **options):
 
 @pytest.mark.parametrize(("id", "requirement", "module"), KNOWN)
 def test_a_package_that_is_not_installed_is_named_with_what_to_type(id, requirement, module):
-    assert refusal(id).endswith(f": pip install {requirement}, then env.id={module}:{id}")
+    assert refusal(id) == f"{module.split('.')[0]} is not installed: pip install {requirement}"
 
 
 @pytest.mark.parametrize(("id", "requirement", "module"), KNOWN)
-def test_one_that_is_installed_is_not_to_be_installed_again(id, requirement, module, monkeypatch):
+def test_one_that_is_installed_is_imported(id, requirement, module, monkeypatch):
+    """Here it registers nothing."""
+    imported = []
     monkeypatch.setattr(missing, "find_spec", {module.split(".")[0]: "found"}.get)
-    assert refusal(id) == f"nothing has imported {module}, which registers it: env.id={module}:{id} does"
+    monkeypatch.setattr(missing.importlib, "import_module", imported.append)
+    said = refusal(id)
+    assert imported == [module]
+    if "/" in id:
+        assert said == f"{module} registers it only with what comes with pip install {requirement}"
+    else:
+        assert said.endswith(f"{module} was imported, and does not register it")
+
+
+REGISTERING = """
+import gymnasium
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
+
+gymnasium.register("MiniGrid-Pole-v0", CartPoleEnv, vector_entry_point=CartPoleVectorEnv)
+"""
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A package that is installed and registers one environment."""
+    (tmp_path / "minigrid.py").write_text(REGISTERING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(missing, "find_spec", importlib.util.find_spec)
+    monkeypatch.delitem(sys.modules, "minigrid")
+    yield
+    sys.modules.pop("minigrid", None)
+    gymnasium.registry.pop("MiniGrid-Pole-v0", None)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("config", [{"backend": "sync"}, {"backend": "async"}, {"backend": "vector"}])
+def test_an_environment_of_an_installed_package_is_made_by_its_name_alone(config):
+    config = EnvConfig(id="MiniGrid-Pole-v0", num_envs=2, **config)
+    with closing(make_vector_env(config, worker=make_env)) as envs:  # as a rank does, which has checked nothing before
+        assert envs.single_observation_space.shape == (4,)
+    assert check_environment(config).observations.size == 4
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_package_that_lacks_something_itself_is_not_silently_passed_over(tmp_path):
+    (tmp_path / "minigrid.py").write_text("import no_such_renderer")
+    assert refusal("MiniGrid-Pole-v0") == "it needs the module no_such_renderer, which is not installed"
 
 
 def test_a_package_that_is_typed_and_not_installed_is_named(monkeypatch):
@@ -84,6 +131,10 @@ def test_a_wrong_name_of_a_package_that_was_imported_is_a_wrong_name(monkeypatch
     said = refusal("minigrid:MiniGrid-Nowhere-v0")
     assert "`MiniGrid-Nowhere` doesn't exist" in said
     assert said.endswith("minigrid was imported, and does not register it")
+
+
+def test_a_module_of_ones_own_is_not_taken_for_the_package_whose_names_it_has():
+    assert refusal("probes:MiniGrid-Nowhere-v0").endswith("probes was imported, and does not register it")
 
 
 def test_an_unknown_namespace_is_named_with_how_to_import_a_package():
@@ -134,7 +185,7 @@ def test_a_version_that_is_gone_has_a_successor():
 
 @pytest.mark.parametrize("backend", ["sync", "async", "vector", "envpool"])
 def test_every_backend_says_so_before_anything_of_its_own(backend):
-    with pytest.raises(UserError, match=r"pip install ale-py, then env\.id=ale_py:ALE/Pong-v5"):
+    with pytest.raises(UserError, match=r"ale_py is not installed: pip install 'trpo\[atari\]'"):
         check_environment(EnvConfig(id="ALE/Pong-v5", backend=backend))
 
 

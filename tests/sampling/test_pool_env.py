@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 from tiny_runs import agent_of, checkpoints, fingerprints, refusal, summary, train_tiny
 
 from trpo.commands.compose import load_config
@@ -106,12 +107,22 @@ def row_of(tree, index):
     return {name: row_of(part, index) for name, part in tree.items()} if isinstance(tree, dict) else tree[index]
 
 
-@pytest.mark.filterwarnings("ignore:.*out of date:DeprecationWarning")
 def test_what_both_libraries_know_stays_gymnasiums(make):
     for id in ("CartPole-v1", "HalfCheetah-v5"):
         assert isinstance(make(id).unwrapped, gymnasium.make(id).unwrapped.__class__)
-    with pytest.raises(UserError, match="successor"):  # Gymnasium has the name, and refuses it
-        make("HalfCheetah-v3")
+
+
+def test_a_version_that_gymnasium_has_given_up_is_envpools(make):
+    env = make("HalfCheetah-v3")
+    assert isinstance(env, PoolEnv)
+    assert env.spec.max_episode_steps == 1_000
+
+
+def test_what_others_have_registered_makes_no_difference(make, monkeypatch):
+    monkeypatch.setitem(
+        gymnasium.registry, "Catch-v0", gymnasium.envs.registration.EnvSpec("Catch-v0", entry_point=CartPoleEnv)
+    )
+    assert isinstance(make("Catch-v0"), PoolEnv)
 
 
 def test_types_are_those_of_gymnasiums_interface(make):

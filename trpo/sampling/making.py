@@ -19,7 +19,7 @@ from trpo.config import EnvConfig, UserError, first_line
 from trpo.models.observations import MASK
 from trpo.sampling.interface import Interface, make_interface
 from trpo.sampling.masks import MASKABLE, with_mask
-from trpo.sampling.missing import why
+from trpo.sampling.missing import import_package, why
 from trpo.sampling.pool import Pool, has
 from trpo.sampling.pool_env import PoolEnv, only_in_envpool
 from trpo.sampling.wrapping import check_backend, wrapped
@@ -50,6 +50,7 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
 def make_with_gymnasium(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
     """Return one environment as Gymnasium makes it. Raises `UserError` if it cannot."""
     try:
+        import_package(config.id)
         return gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
     except Exception as error:
         said = why(config.id, error) + in_envpool(config, error)
@@ -109,6 +110,7 @@ def make_vector_env(config: EnvConfig, *, worker: Callable[[EnvConfig], gymnasiu
 def make_vector_entry_point(config: EnvConfig) -> VectorEnv:
     """Return the environment's own vector implementation, which must reset on the step after an end."""
     try:
+        import_package(config.id)
         envs = gymnasium.make_vec(
             config.id, num_envs=config.num_envs, vectorization_mode="vector_entry_point", **config.kwargs
         )

@@ -1,10 +1,12 @@
-"""What a person is told whose environment cannot be made: the package to install, and the id to type then."""
+"""Packages of environments: imported where they are installed, and else what a person is told to install."""
 
+import importlib
 import re
 import shlex
 from importlib.util import find_spec
 from typing import NamedTuple
 
+import gymnasium
 from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 from gymnasium.error import NameNotFound, NamespaceNotFound
 
@@ -12,15 +14,20 @@ from trpo.config import first_line
 
 
 class Package(NamedTuple):
-    """A package of environments. Gymnasium 1.x imports none by itself: `module:Name-v0` does."""
+    """A package of environments. Gymnasium 1.x imports none by itself."""
 
     ids: str  # a regular expression of how they begin
     requirement: str  # of pip
     module: str  # whose import registers them
 
+    @property
+    def top(self) -> str:
+        """The name of the module as it is installed."""
+        return self.module.split(".")[0]
+
 
 PACKAGES = (
-    Package(r"ALE/|\w+NoFrameskip-", "ale-py", "ale_py"),
+    Package(r"ALE/|\w+NoFrameskip-", "trpo[atari]", "ale_py"),
     Package(r"dm_control/", "shimmy[dm-control]", "shimmy"),
     Package(r"(MiniGrid|BabyAI)-", "minigrid", "minigrid"),
     Package(r"MiniWorld-", "miniworld", "miniworld"),
@@ -46,6 +53,18 @@ PACKAGES = (
 DEPENDENCIES = {"Box2D": "trpo[box2d]", "cv2": "trpo[atari]", "jax": "gymnasium[jax]"}
 
 
+def import_package(id: str) -> None:
+    """Import what registers an environment, if it is a known package that is installed, as `module:Name-v0` would."""
+    package = package_of(id)
+    if package is not None and id not in gymnasium.registry and find_spec(package.top):
+        importlib.import_module(package.module)
+
+
+def package_of(name: str) -> Package | None:
+    """Return the known package that an environment comes with."""
+    return next((package for package in PACKAGES if re.match(package.ids, name)), None)
+
+
 def why(id: str, error: Exception) -> str:
     """Return in one line why an environment cannot be made, and what to install or type."""
     module, _, name = id.rpartition(":")
@@ -55,12 +74,14 @@ def why(id: str, error: Exception) -> str:
         return not_installed(missing, module)
     if not isinstance(error, NameNotFound | NamespaceNotFound):
         return first_line(error).rstrip(".") + (successor(name) if isinstance(error, ImportError) else "")
-    package = next((package for package in PACKAGES if re.match(package.ids, name)), None)
-    if package is not None and module != package.module:
-        return registered_by(package, name)
-    if package is not None and isinstance(error, NamespaceNotFound):  # the package without its extra
-        return f"{module} registers it only with what comes with {pip_install(package.requirement)}"
-    return nowhere(name, module, error)
+    package = package_of(name)
+    if package is None or module not in ("", package.module):
+        return nowhere(name, module, error)
+    if not module and not find_spec(package.top):
+        return not_installed(package.top, module)
+    if isinstance(error, NamespaceNotFound):  # the package without its extra
+        return f"{package.module} registers it only with what comes with {pip_install(package.requirement)}"
+    return nowhere(name, package.module, error)
 
 
 def missing_module(error: Exception) -> str | None:
@@ -74,20 +95,12 @@ def missing_module(error: Exception) -> str | None:
 def not_installed(missing: str, module: str) -> str:
     """Return what to do about a missing module, which may be the one that was typed in front of the id."""
     top = missing.split(".")[0]
-    by_module = {package.module.split(".")[0]: package.requirement for package in PACKAGES} | DEPENDENCIES
+    by_module = {package.top: package.requirement for package in PACKAGES} | DEPENDENCIES
     if top in by_module:
         return f"{top} is not installed: {pip_install(by_module[top])}"
     if f"{module}.".startswith(f"{missing}."):
         return f"there is no module {missing}, neither installed nor in the working directory"
     return f"it needs the module {missing}, which is not installed"
-
-
-def registered_by(package: Package, name: str) -> str:
-    """Return how to come by an environment of a known package that was not imported."""
-    id = f"env.id={package.module}:{name}"
-    if find_spec(package.module.split(".")[0]):
-        return f"nothing has imported {package.module}, which registers it: {id} does"
-    return f"it comes with {package.requirement}: {pip_install(package.requirement)}, then {id}"
 
 
 def nowhere(name: str, module: str, error: Exception) -> str:

@@ -52,12 +52,13 @@ class PoolEnv(gymnasium.Env):
 
 
 def only_in_envpool(id: str) -> bool:
-    """Return whether EnvPool knows an id that Gymnasium does not. Raises `UserError` if EnvPool is not installed.
+    """Return whether EnvPool has an environment that Gymnasium has not. Raises `UserError` if EnvPool is not installed.
 
-    What packages of environments would register if they were imported does not count: a run must not depend on what
-    else is installed.
+    What others have registered does not count: a run must not depend on what else is installed and imported. Nor do
+    Gymnasium's versions of old, whose entry point is a function that refuses.
     """
-    return id not in gymnasium.registry and has(id)
+    spec = gymnasium.registry.get(id)
+    return not (spec and str(spec.entry_point).startswith("gymnasium.")) and has(id)
 
 
 def first(batch: Any) -> Any:

@@ -47,6 +47,8 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Return the logged and the recomputed figures of one accepted update."""
     with np.load(path, allow_pickle=False) as dump:
         description = json.loads(str(dump["description"]))
+        if "observations" not in dump or any("encoder" in name for name in description["theta"]):
+            raise SystemExit(f"{path}: only policies that see one vector are written out here")
         observations = dump["observations"].astype(np.float64)
         old, new = dump["theta_old"].astype(np.float64), dump["theta_new"].astype(np.float64)
         arrays = {name: dump[name].astype(np.float64) for name in dump.files if name != "description"}

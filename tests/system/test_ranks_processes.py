@@ -170,22 +170,37 @@ PATHWISE = (
 )
 
 
-def test_action_values_and_their_replay_go_on_as_if_nothing_had_happened(torchrun, tmp_path):
+PARTS = ("env.id=probes:Marked-v0",)  # a grid, a number and a mask
+
+
+@pytest.mark.parametrize("seen", [(), PARTS], ids=["a vector", "parts and masks"])
+def test_action_values_and_their_replay_go_on_as_if_nothing_had_happened(seen, torchrun, tmp_path):
     """Each rank has rollouts of its own; killed when the replay is half full, both go on."""
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    process = torchrun(run, *PATHWISE, *ENDLESS[:1])
+    run, whole, through_values = tmp_path / "run", tmp_path / "whole", (*seen, *PATHWISE)
+    process = torchrun(run, *through_values, *ENDLESS[:1])
     wait_until(lambda: has_rows(run, 2), process)
     kill_rank(process, 1)
     assert ended(process)[0] != 0
     iterations = len(checkpoints(run))
     total = max(33 * (iterations + 3), 231)
-    assert ended(torchrun(run, *PATHWISE, f"run.total_steps={total}", "run.resume=auto"))[0] == 0
-    assert ended(torchrun(whole, *PATHWISE, f"run.total_steps={total}"))[0] == 0
+    assert ended(torchrun(run, *through_values, f"run.total_steps={total}", "run.resume=auto"))[0] == 0
+    assert ended(torchrun(whole, *through_values, f"run.total_steps={total}"))[0] == 0
     assert_same_run(run, whole)
     assert {"accepted", "warming_up"} <= {row["outcome"] for row in rows(whole)}
     own = checkpoint.load(checkpoints(whole)[-1])["ranks"]
     assert [len(one["source"]["replay"]) for one in own] == [4, 4]
     assert [one["source"]["replay"][0]["rollout"]["rewards"].shape[1] for one in own] == [1, 2]
+
+
+def test_parts_and_masks_on_two_ranks_are_those_of_one_process(torchrun, tmp_path):
+    """The statistics of every part are merged over ranks, and each row keeps its own mask."""
+    settings = (*PARTS, "run.total_steps=66", "run.evaluate_every=0")
+    assert ended(torchrun(tmp_path / "run", *settings))[0] == 0
+    assert train([*ARGUMENTS, *settings, f"hydra.run.dir={tmp_path / 'alone'}"]) == 0
+    first, alone = rows(tmp_path / "run")[0], rows(tmp_path / "alone")[0]
+    tags = ("policy/entropy", "gradient_norm", "kl", "kl_quadratic", "improvement", "normalizer_kl")
+    for tag in (tag if "/" in tag else f"trust_region/{tag}" for tag in tags):
+        assert first[tag] == pytest.approx(alone[tag], rel=1e-4), tag
 
 
 def test_a_rank_that_dies_takes_the_job_down_with_its_cause(torchrun, tmp_path):

@@ -19,6 +19,7 @@ import torch
 from trpo.config import Config
 from trpo.models.agent import make_agent
 from trpo.models.distributions import DiagonalGaussian
+from trpo.models.observations import Kind, Leaf
 
 STEPS, ENVS, REPETITIONS = 128, 16, 9
 
@@ -32,7 +33,7 @@ def make_pool(envs: int, threads: int) -> Any:
 
 def player() -> Callable[[np.ndarray], np.ndarray]:
     """Return what acts: a fresh agent, its noise and the clipping."""
-    act = make_agent(Config(), observation_size=17, one_hot=False, distribution=DiagonalGaussian(6)).actor()
+    act = make_agent(Config(), observations=Leaf(Kind.VECTOR, (17,)), distribution=DiagonalGaussian(6)).actor()
     generator = torch.Generator().manual_seed(0)
 
     def play(observations: np.ndarray) -> np.ndarray:

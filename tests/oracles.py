@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +12,12 @@ from torch import distributions as td
 from torch.func import functional_call
 
 from trpo.batch import Batch
+from trpo.config import ActionValuesConfig, Config
+from trpo.models.action_values import ActionValues, make_action_values
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
+from trpo.models.encoders import Encoder
 from trpo.models.networks import GaussianPolicy, LogitPolicy, Policy
+from trpo.models.observations import MASK, Kind, Leaf, Observations, leaves_of, like, tree
 from trpo.numerics.params import flatten, unflatten
 
 DISTRIBUTIONS = {
@@ -31,6 +37,50 @@ def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor
     return torch.randn(*shape, generator=generator(seed), dtype=dtype)
 
 
+# A grid and numbers, small enough for dense matrices of all parameters, and a mask where actions are choices.
+PICTURE = {"picture": Leaf(Kind.IMAGE, (10, 11, 2), 1, flat=False)}  # 5,000 parameters more
+PARTS = {
+    "grid": Leaf(Kind.GRID, (3, 4, 2), 1, flat=False),
+    "speed": Leaf(Kind.VECTOR, (OBSERVATION_SIZE,)),
+}
+
+
+def random_parts(distribution: Distribution, samples: int, *, seed: int, dtype: torch.dtype) -> Observations:
+    """Observations of `PARTS`; in the mask of every choice about half, and always the first of each dimension."""
+    leaves = {
+        name: torch.randint(0, 256, (samples, *leaf.shape), dtype=torch.uint8, generator=generator(seed))
+        for name, leaf in {**PICTURE, **PARTS}.items()
+        if not leaf.flat
+    }
+    leaves["grid"] //= 64
+    leaves["speed"] = normal(samples, OBSERVATION_SIZE, seed=seed, dtype=dtype)
+    if isinstance(distribution, Categorical):
+        mask = torch.rand(samples, distribution.parameter_size, generator=generator(seed)) < 0.5
+        starts = itertools.accumulate(distribution.sizes[:-1], initial=0)
+        mask[:, list(starts)] = True
+        leaves[MASK] = mask
+    return tree(leaves, (samples,))
+
+
+def changed(observations: Observations, change: Callable[[Tensor], Tensor]) -> Observations:
+    """Observations with another version of each of their numbers; bytes and masks stay."""
+    leaves = leaves_of(observations).items()
+    return like(observations, {name: change(leaf) if leaf.is_floating_point() else leaf for name, leaf in leaves})
+
+
+def random_policy_of_parts(
+    distribution: Distribution,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    parts: dict[str, Leaf] = PARTS,
+) -> Policy:
+    """A real policy with convolutions, away from its symmetric first weights."""
+    encoder = Encoder(parts, generator=generator(seed))
+    masked = {"masked": True} if isinstance(distribution, Categorical) else {}
+    return random_policy(distribution, seed=seed, dtype=dtype, encoder=encoder, **masked)
+
+
 def random_policy(
     distribution: Distribution,
     *,
@@ -38,18 +88,21 @@ def random_policy(
     hidden_sizes: tuple[int, ...] = (5,),
     activation: str = "tanh",
     dtype: torch.dtype = torch.float64,
+    encoder: Encoder | None = None,
+    **options: Any,
 ) -> Policy:
-    """A real policy away from its symmetric first weights: every parameter is moved by about 0.4."""
-    shape = {"hidden_sizes": hidden_sizes, "activation": activation, "generator": generator(seed)}
+    """A real policy away from its symmetric first weights: every parameter moved by about 0.4; 0.1 with an encoder."""
+    shape = {"hidden_sizes": hidden_sizes, "activation": activation, "generator": generator(seed), **options}
+    inputs = encoder.size if encoder else OBSERVATION_SIZE
     if isinstance(distribution, DiagonalGaussian):
         size = distribution.action_size
-        policy = GaussianPolicy(OBSERVATION_SIZE, size, initial_log_std=-0.5, min_log_std=-3.0, **shape)
+        policy = GaussianPolicy(inputs, size, initial_log_std=-0.5, min_log_std=-3.0, encoder=encoder, **shape)
     else:
-        policy = LogitPolicy(OBSERVATION_SIZE, distribution, **shape)
+        policy = LogitPolicy(inputs, distribution, encoder=encoder, **shape)
     policy.to(dtype)
     with torch.no_grad():
         for i, parameter in enumerate(policy.parameters()):
-            parameter += 0.4 * normal(*parameter.shape, seed=1000 * seed + i, dtype=dtype)
+            parameter += (0.1 if encoder else 0.4) * normal(*parameter.shape, seed=1000 * seed + i, dtype=dtype)
     return policy
 
 
@@ -58,7 +111,10 @@ def random_batch(
 ) -> Batch:
     """Samples of the policy itself, with advantages that mean nothing."""
     dtype = next(policy.parameters()).dtype
-    observations = normal(samples, observation_size, seed=seed, dtype=dtype)
+    if getattr(policy, "encoder", None) is not None:
+        observations = random_parts(policy.distribution, samples, seed=seed, dtype=dtype)
+    else:
+        observations = normal(samples, observation_size, seed=seed, dtype=dtype)
     with torch.no_grad():
         old = at(policy, flatten(policy), observations)
     return Batch(
@@ -68,6 +124,12 @@ def random_batch(
         advantages=normal(samples, seed=seed + 2, dtype=dtype),
         returns=torch.zeros(samples, dtype=dtype),
     )
+
+
+def action_values(config: ActionValuesConfig, size: int, distribution: Distribution, *, seed: int = 0) -> ActionValues:
+    """Real networks, for observations of one vector."""
+    whole = Config(seed=seed, action_values=config)
+    return make_action_values(whole, observations=Leaf(Kind.VECTOR, (size,)), distribution=distribution)
 
 
 class Bandit(Policy):
@@ -109,7 +171,7 @@ def rounding(policy: Policy) -> float:
     each of the two passes is off.
     """
     theta = flatten(policy)
-    terms = sum(parameter.shape[1] + 1 for parameter in policy.parameters() if parameter.dim() == 2)
+    terms = sum(parameter[0].numel() + 1 for parameter in policy.parameters() if parameter.dim() >= 2)
     return 2 * terms * torch.finfo(theta.dtype).eps * float(theta.norm())
 
 

@@ -257,3 +257,78 @@ class ScriptedAgent(Agent):
             return self.script[clock, torch.arange(len(clock))].unsqueeze(-1)
 
         return act
+
+
+class Marked(gymnasium.Env):
+    """A mark in one of five columns of a grid, whose number is the right action; three of five actions are valid.
+
+    The valid columns are painted into the observation, so that a row shows which mask belongs to it. An action that is
+    not valid is an error. It terminates where the mark was hit twice, and is truncated after four steps.
+
+    Args:
+        says: where the mask is: in the `info`, in the `observation`, or given by the `method`.
+    """
+
+    def __init__(self, says="info"):
+        self.says = says
+        parts = {"grid": spaces.Box(0, 1, (3, 5, 2), np.uint8), "clock": spaces.Box(0.0, 1.0, (1,), np.float32)}
+        if says == "observation":
+            parts["action_mask"] = spaces.MultiBinary(5)
+        self.observation_space, self.action_space = spaces.Dict(parts), spaces.Discrete(5)
+        if says == "method":
+            self.action_masks = lambda: self.mask.astype(bool)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.hits = 0, 0
+        return self._next()
+
+    def step(self, action):
+        if not self.mask[action]:
+            raise ValueError(f"action {action} is not valid: {self.mask}")
+        hit = action == self.mark
+        self.steps, self.hits = self.steps + 1, self.hits + hit
+        observation, info = self._next()
+        return observation, float(hit), self.hits >= 2, self.steps >= 4, info
+
+    def _next(self):
+        self.mark = int(self.np_random.integers(5))
+        self.mask = np.zeros(5, dtype=np.int8)
+        others = [column for column in range(5) if column != self.mark]
+        self.mask[[self.mark, *self.np_random.choice(others, 2, replace=False)]] = 1
+        grid = np.zeros((3, 5, 2), dtype=np.uint8)
+        grid[:, self.mark, 0], grid[:, :, 1] = 1, self.mask
+        observation = {"grid": grid, "clock": np.full(1, self.steps / 4, dtype=np.float32)}
+        if self.says == "observation":
+            observation["action_mask"] = self.mask.copy()
+        return observation, ({"action_mask": self.mask.copy()} if self.says == "info" else {})
+
+
+class Pictured(gymnasium.Env):
+    """A bright spot in a picture: the reward is how near the action comes to where it is, three steps long."""
+
+    observation_space = spaces.Dict(
+        {"picture": spaces.Box(0, 255, (40, 40, 3), np.uint8), "speed": spaces.Box(-1.0, 1.0, (2,), np.float32)}
+    )
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._next(), {}
+
+    def step(self, action):
+        reward = -abs(float(action[0]) - self.place)
+        self.steps += 1
+        return self._next(), reward, False, self.steps >= 3, {}
+
+    def _next(self):
+        column = int(self.np_random.integers(36))
+        self.place = column / 17.5 - 1
+        picture = np.zeros((40, 40, 3), dtype=np.uint8)
+        picture[10:30, column : column + 4] = 255
+        return {"picture": picture, "speed": self.np_random.uniform(-1, 1, 2).astype(np.float32)}
+
+
+gymnasium.register("Marked-v0", Marked)
+gymnasium.register("Pictured-v0", Pictured)

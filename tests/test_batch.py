@@ -9,6 +9,7 @@ from trpo.batch import Rollout, make_batch, next_values, standardize
 from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, PolicyConfig
 from trpo.models.agent import make_agent
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
+from trpo.models.observations import Kind, Leaf
 from trpo.numerics.moments import moments
 from trpo.numerics.params import flatten, forward_at
 from trpo.update.objective import Objective
@@ -31,7 +32,7 @@ def agent_for(distribution, *, rewards=False, linear_critic=False):
     config = dataclasses.replace(CONFIG, normalize=NormalizeConfig(rewards=rewards))
     if linear_critic:
         config = dataclasses.replace(config, critic=CriticConfig(hidden_sizes=()))
-    agent = make_agent(config, observation_size=SIZE, one_hot=False, distribution=distribution)
+    agent = make_agent(config, observations=Leaf(Kind.VECTOR, (SIZE,)), distribution=distribution)
     agent.normalizer.update(moments(2 + 3 * torch.randn(100, SIZE, generator=generator(0))))
     with torch.no_grad():
         agent.policy.network[-1].weight.mul_(100)

@@ -189,7 +189,7 @@ def test_one_hot_observations_have_no_statistics_that_could_move_the_policy():
         assert not trainer.warms_up
         row = trainer.iterate().row
     assert "trust_region/normalizer_kl" not in row
-    assert trainer.agent.normalizer.scale == pytest.approx(trainer.environments.interface.observation_size**0.5)
+    assert trainer.agent.normalizer.scale == pytest.approx(trainer.environments.interface.observations.size**0.5)
 
 
 def test_logged_returns_are_raw():

@@ -24,7 +24,7 @@ ALLOWED = {
     "keys": (("config",), ()),
     "numerics": ((), ("numpy", "torch")),
     "system": (("config", "numerics"), ("numpy", "torch")),
-    "models": (("config", "numerics", "system"), ("numpy", "torch")),
+    "models": (("config", "numerics", "system"), ("numpy", "tensordict", "torch")),
     "batch": (("models", "numerics", "system"), ("torch",)),
     "update": (("batch", "config", "models", "numerics", "system"), ("torch",)),
     "sampling": (("batch", "config", "models", "system"), ("envpool", "gymnasium", "mujoco", "numpy", "torch")),
@@ -34,7 +34,7 @@ ALLOWED = {
     ),
     "trainer": (("batch", "config", "models", "numerics", "sampling", "system", "update"), ("torch",)),
     "writer": (("keys", "numerics", "record", "trainer", "update"), ()),
-    "run": (("config", "numerics", "record", "system", "trainer", "update", "writer"), ()),
+    "run": (("config", "models", "numerics", "record", "system", "trainer", "update", "writer"), ()),
     "commands": (
         ("config", "fields", "keys", "models", "record", "run", "sampling", "system", "trainer"),
         ("hydra", "numpy", "omegaconf"),

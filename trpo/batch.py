@@ -1,12 +1,14 @@
 """What flows between the rooms: a `Rollout` as the environments gave it, a `Batch` as the updates take it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from trpo.models.agent import Agent
+from trpo.models.observations import Observations, from_plain, is_rows, is_tree, leaves_of, plain
 from trpo.numerics.advantages import gae
 from trpo.numerics.params import flatten, forward_at
 from trpo.system import ranks
@@ -19,14 +21,14 @@ class Rollout(NamedTuple):
     else, and it enters nothing.
     """
 
-    observations: Tensor  # (T, B, O) what was acted on, before normalisation
+    observations: Observations  # (T, B, …) what was acted on, before normalisation
     actions: Tensor  # (T, B, A) as sampled, before scaling and clipping
     rewards: Tensor  # (T, B)
     terminated: Tensor  # (T, B) bool
     truncated: Tensor  # (T, B) bool
     valid: Tensor  # (T, B) bool
-    last_observations: Tensor  # (B, O) after the last row
-    final_observations: Tensor  # (K, O) what the K truncated rows really ended in, in row-major order
+    last_observations: Observations  # (B, …) after the last row
+    final_observations: Observations  # (K, …) what the K truncated rows really ended in, in row-major order
     episode_returns: list[float]  # raw, of the episodes that ended in this rollout
     episode_lengths: list[int]
     first_environment: int = 0  # the number of column 0 among the environments of all ranks
@@ -35,6 +37,21 @@ class Rollout(NamedTuple):
     def size(self) -> int:
         """N, the environment steps in it."""
         return int(self.valid.sum())
+
+    def to(self, device: torch.device) -> Self:
+        """Return the rollout on a device."""
+        moved: dict[str, Any] = {name: column.to(device) for name, column in self._asdict().items() if is_rows(column)}
+        return self._replace(**moved)
+
+    def state(self) -> dict[str, Any]:
+        """Return it as tensors and plain data, by reference."""
+        return {name: plain(value) for name, value in self._asdict().items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return what `state` was taken of."""
+        values: dict[str, Any] = {name: from_plain(value) for name, value in state.items()}
+        return cls(**values)
 
     def figures(self) -> dict[str, float]:
         """Return the rollout tags: means over the episodes that ended on any rank, absent if none did."""
@@ -48,7 +65,7 @@ class Rollout(NamedTuple):
 class Batch(NamedTuple):
     """N samples for one update; `observations` are normalised, as the networks see them."""
 
-    observations: Tensor  # (N, O)
+    observations: Observations  # (N, …)
     actions: Tensor  # (N, A)
     old_parameters: Tensor  # (N, D) of the policy that acted
     advantages: Tensor  # (N,)
@@ -59,7 +76,13 @@ class Batch(NamedTuple):
     @property
     def columns(self) -> dict[str, Tensor]:
         """What has a row per sample."""
-        return {name: column for name, column in self._asdict().items() if isinstance(column, Tensor)}
+        return {name: column for name, column in self._asdict().items() if is_rows(column)}
+
+    def observation_arrays(self) -> dict[str, Tensor]:
+        """Return the observations by name: `observations`, or one of `observations.NAME` for each of their parts."""
+        if not is_tree(self.observations):
+            return {"observations": self.observations}
+        return {f"observations.{name}": leaf for name, leaf in leaves_of(self.observations).items()}
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return the batch with a function applied to every column."""
@@ -68,8 +91,10 @@ class Batch(NamedTuple):
 
 
 @torch.no_grad()
-def make_batch(agent: Agent, rollout: Rollout, *, gamma: float, lam: float, normalize: bool) -> Batch:
-    """Return the batch of a rollout: one pass of each network over all its observations.
+def make_batch(
+    agent: Agent, rollout: Rollout, *, gamma: float, lam: float, normalize: bool, micro_batch: int = 0
+) -> Batch:
+    """Return the batch of a rollout: one pass of each network over all its observations, or over `micro_batch` at once.
 
     The old parameters come from the very pass that the update differentiates: all rows at once, with weights that are
     views into θ. The acting passes over B rows differ from it in the last bits, as do the update's own in
@@ -78,7 +103,7 @@ def make_batch(agent: Agent, rollout: Rollout, *, gamma: float, lam: float, norm
     """
     steps, envs = rollout.rewards.shape
     observations = agent.normalize(rollout.observations.flatten(0, 1))
-    values = agent.critic(observations).view(steps, envs)
+    values = by_parts(agent.critic, observations, micro_batch).view(steps, envs)
     rewards = rollout.rewards if agent.reward_scale is None else agent.reward_scale(rollout.rewards)
     advantages = gae(
         rewards,
@@ -97,12 +122,17 @@ def make_batch(agent: Agent, rollout: Rollout, *, gamma: float, lam: float, norm
     return Batch(
         observations=observations,
         actions=rollout.actions.flatten(0, 1)[valid],
-        old_parameters=forward_at(agent.policy, flatten(agent.policy), observations),
+        old_parameters=by_parts(partial(forward_at, agent.policy, flatten(agent.policy)), observations, micro_batch),
         advantages=standardized,
         returns=advantages + values.flatten()[valid],
         advantage_scale=scale,
         environments=environments.repeat(steps)[valid],
     )
+
+
+def by_parts(network: Callable[[Observations], Tensor], observations: Observations, micro_batch: int) -> Tensor:
+    """Return what a network gives for observations (N, …), at most `micro_batch` of them in a pass; 0 for all."""
+    return torch.cat([network(part) for part in observations.split(micro_batch or max(len(observations), 1))])
 
 
 def next_values(agent: Agent, rollout: Rollout, values: Tensor) -> Tensor:

@@ -10,47 +10,15 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from trpo.fields import describe, describe_range, has_type, in_range, key, settled
+from trpo.fields import Section as Section  # with these names config speaks of keys to everybody
+from trpo.fields import UserError as UserError
+from trpo.fields import dotted as dotted
+from trpo.fields import first_line as first_line
+from trpo.fields import key
 
 MAX_KL = 0.04  # δ of Gaussian policies, which may go on for ever; eight such steps turn six even chances into certainty
 PATHWISE_MAX_KL = 0.1  # of such policies through action values, whose gradient is worth a longer step
 DISCRETE_MAX_KL = 0.01
-
-
-class UserError(Exception):
-    """A mistake of the person at the keyboard: shown as one line, exit code 2, nothing started."""
-
-
-def first_line(error: BaseException) -> str:
-    """Return an exception as one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """One group of keys; every value is checked when it is made, on the command line as in Python."""
-
-    path: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = settled(field, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
-            if field.metadata:
-                self._check(field, value)
-
-    def _check(self, field: dataclasses.Field[Any], value: Any) -> None:
-        if not has_type(field, value):
-            raise UserError(f"{dotted(self.path, field.name)} must be {describe(field)}, got {value!r}")
-        for number in value if isinstance(value, tuple) else (value,):
-            if not in_range(field, number):
-                raise UserError(f"{dotted(self.path, field.name)} must be {describe_range(field)}, got {value!r}")
-
-
-def dotted(*parts: str) -> str:
-    """Return a key as it is typed on the command line."""
-    return ".".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +57,10 @@ class PolicyConfig(Section):
     initial_log_std: float = key(-1.0, "log σ of a Gaussian policy at the start", at_most=5.0)
     min_log_std: float = key(-2.3, "smooth floor under log σ", at_least=-20.0)
     noise_correlation: float = key(0.0, "of a Gaussian's noise with the step before", at_least=0.0, at_most=0.99)
+    observations: tuple[str, ...] = key((), "the parts of an observation that it sees; []: all")
+    images: tuple[str, ...] = key((), "parts to be taken as pictures, by all networks, whatever their shape says")
+    grids: tuple[str, ...] = key((), "parts to be taken as grids of a few cells")
+    vectors: tuple[str, ...] = key((), "parts to be flattened")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,6 +146,7 @@ class CriticConfig(Section):
     )
     epochs: int = key(10, "passes over each batch", at_least=1)
     minibatch_size: int = key(64, "most samples per Adam step; an epoch is split evenly", at_least=1)
+    observations: tuple[str, ...] = key((), "the parts of an observation that it sees; []: all")
 
     def annealed(self, progress: float) -> CriticConfig:
         """Return the section with learning_rate · (1 − anneal · progress), progress in [0, 1]."""

@@ -5,16 +5,19 @@ The command line, the error messages and `--help` speak from this one source. St
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 FINITE = "a finite number"
 INTEGERS = "tuple[int, ...]"
 LIST = "tuple[Any, ...]"
+TEXTS = "tuple[str, ...]"
 TYPES = {
     "int": "a whole number",
     INTEGERS: "a list of whole numbers",
     LIST: "a list",
+    TEXTS: "a list of texts",
     "float": FINITE,
     "bool": "true or false",
     "str": "a text",
@@ -55,11 +58,13 @@ def whole(value: Any) -> Any:
 
 
 def has_type(field: dataclasses.Field[Any], value: Any) -> bool:
-    """Return whether a settled value has the list and the integers that its field declares; ranges tell other types."""
+    """Return whether a settled value has the list that its field declares, or the integer; ranges tell other types."""
     if field.type == LIST:
         return isinstance(value, tuple)
     if field.type == INTEGERS:
         return isinstance(value, tuple) and all(type(number) is int for number in value)
+    if field.type == TEXTS:
+        return isinstance(value, tuple) and all(isinstance(text, str) for text in value)
     return field.type != "int" or type(value) is int
 
 
@@ -92,3 +97,39 @@ def describe_range(field: dataclasses.Field[Any]) -> str:
     words = {"above": "above", "at_least": "at least", "at_most": "at most"}
     parts = [f"{words[name]} {bounds[name]:g}" for name in words if bounds[name] is not None]
     return " and ".join(parts) or FINITE
+
+
+class UserError(Exception):
+    """A mistake of the person at the keyboard: shown as one line, exit code 2, nothing started."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return an exception as one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One group of keys; every value is checked when it is made, on the command line as in Python."""
+
+    path: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = settled(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+            if field.metadata:
+                self._check(field, value)
+
+    def _check(self, field: dataclasses.Field[Any], value: Any) -> None:
+        if not has_type(field, value):
+            raise UserError(f"{dotted(self.path, field.name)} must be {describe(field)}, got {value!r}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if not in_range(field, number):
+                raise UserError(f"{dotted(self.path, field.name)} must be {describe_range(field)}, got {value!r}")
+
+
+def dotted(*parts: str) -> str:
+    """Return a key as it is typed on the command line."""
+    return ".".join(part for part in parts if part)

@@ -11,6 +11,9 @@ from signal import Signals
 from typing import Any
 
 from trpo.config import Config
+from trpo.models.encoders import as_asked
+from trpo.models.footprint import step_bytes
+from trpo.models.observations import Leaf, named, row_bytes
 from trpo.numerics.params import flatten
 from trpo.record import checkpoint, run_directory
 from trpo.system import ranks
@@ -199,17 +202,31 @@ def announce(trainer: Trainer, directory: Path) -> None:
         *(f"{len(flatten(trainer.agent.policy)):,}", trainer.device, run.threads),
         f", {ranks.count()} ranks" if ranks.count() > 1 else "",
     )
+    announce_observations(trainer, size)
     if config.trust_region.surrogate == "pathwise":
         announce_replay(trainer, size)
+
+
+def announce_observations(trainer: Trainer, size: int) -> None:
+    """Say what is taken for what, and what memory that takes, where observations are more than one vector."""
+    config, spec = trainer.config, as_asked(trainer.environments.interface.observations, trainer.config.policy)
+    if isinstance(spec, Leaf) and spec.flat:
+        return
+    rows = min(size, config.trust_region.micro_batch or size)
+    console.info(
+        "observations: %s; a rollout of them takes %.1f MB, a policy step about %.0f MB",
+        ", ".join(f"{name} is {leaf}" for name, leaf in named(spec).items()),
+        *(size * row_bytes(spec) / 1e6, step_bytes(trainer.agent.policy, spec, rows) / 1e6),
+    )
 
 
 def announce_replay(trainer: Trainer, size: int) -> None:
     """Say how much of the past action values are fitted to, and what that takes."""
     interface, rollouts = trainer.environments.interface, trainer.config.action_values.rollouts
-    numbers = interface.observation_size + interface.distribution.action_size + 2  # and the reward and the log-prob
+    row = row_bytes(interface.observations) + 4 * (interface.distribution.action_size + 2) + 3  # reward, log-prob, ends
     console.info(
         "action values fitted to rollouts drawn from the last %d, %s steps: %.1f MB in memory and in every checkpoint",
-        *(rollouts, f"{rollouts * size:,}", rollouts * size * (4 * numbers + 3) / 1e6),
+        *(rollouts, f"{rollouts * size:,}", rollouts * size * row / 1e6),
     )
 
 

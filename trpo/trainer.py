@@ -12,8 +12,8 @@ import torch
 
 from trpo.batch import Batch, Rollout, make_batch
 from trpo.config import Config, UserError
+from trpo.models.action_values import ActionValues, make_action_values
 from trpo.models.agent import Agent, load_agent, make_agent
-from trpo.models.normalizer import ObservationNormalizer
 from trpo.numerics.params import fingerprint
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
@@ -26,7 +26,7 @@ from trpo.system.process import set_up
 from trpo.update.critic import fit_critic, make_optimizer
 from trpo.update.promise import Judge, promise_of
 from trpo.update.sources import make_source
-from trpo.update.statistics import update_normalizer, update_reward_scale
+from trpo.update.statistics import take_in, update_normalizer, update_reward_scale
 from trpo.update.step_info import Outcome, StepInfo
 from trpo.update.surrogates import Surrogate
 from trpo.update.trust_region import trust_region_step
@@ -62,9 +62,8 @@ class Trainer:
         self.agent = agent_for(config, interface).to(self.device)
         self.optimizer = make_optimizer(self.agent.critic, config.critic)
         self.judge = Judge()
-        action = (interface.distribution, interface.bounds)
-        numbers = self.environments.numbers
-        self.source = make_source(config, interface.observation_size, *action, numbers, self.device)
+        values = action_values_for(config, interface)
+        self.source = make_source(config, values, interface.bounds, self.environments.numbers, self.device)
         rank = () if ranks.leads() else (ranks.number(),)
         self.minibatches = seeds.generator(config.seed, seeds.Role.MINIBATCHES, *rank)
         self.collector = Collector(
@@ -81,7 +80,7 @@ class Trainer:
     @property
     def warms_up(self) -> bool:
         """Whether there are running statistics to start."""
-        return isinstance(self.agent.normalizer, ObservationNormalizer) or self.agent.reward_scale is not None
+        return self.agent.has_statistics or self.agent.reward_scale is not None
 
     def warm_up(self) -> None:
         """Give the running statistics one rollout of the first policy, before its first step.
@@ -92,8 +91,8 @@ class Trainer:
             return
         rollout = self.collect()
         self.env_steps += int(ranks.total(rollout.valid.sum()))
-        if isinstance(self.agent.normalizer, ObservationNormalizer):
-            self.agent.normalizer.update(ranks.moments_of(rollout.observations[rollout.valid]))
+        if self.agent.normalizer is not None:
+            take_in(self.agent.normalizer, rollout.observations[rollout.valid])
 
     def iterate(self) -> Iteration:
         """Run one iteration; its row maps the tags of the design's contract to numbers."""
@@ -115,9 +114,9 @@ class Trainer:
         batch = make_batch(
             agent,
             rollout,
-            gamma=config.advantage.gamma,
-            lam=config.advantage.lam,
+            **dataclasses.asdict(config.advantage),
             normalize=config.normalize.advantages,
+            micro_batch=config.trust_region.micro_batch,
         )
         judged, surrogate, step = self._step(rollout, batch)
         clock.lap("policy")
@@ -236,12 +235,14 @@ class Trainer:
 
 def agent_for(config: Config, interface: Interface) -> Agent:
     """Return a fresh agent for environments with this interface."""
-    return make_agent(
-        config,
-        observation_size=interface.observation_size,
-        one_hot=interface.one_hot,
-        distribution=interface.distribution,
-    )
+    return make_agent(config, interface.observations, interface.distribution)
+
+
+def action_values_for(config: Config, interface: Interface) -> ActionValues | None:
+    """Return fresh action values, if the surrogate asks for them."""
+    if config.trust_region.surrogate == "score":
+        return None
+    return make_action_values(config, interface.observations, interface.distribution)
 
 
 def tagged(group: str, figures: Mapping[str, float]) -> dict[str, float]:

@@ -116,7 +116,7 @@ class DirectoryWriter:
         assert theta is not None  # every step knows where it started
         assert iteration.surrogate is not None
         arrays = {
-            "observations": batch.observations,  # as the networks saw them
+            **batch.observation_arrays(),  # as the networks saw them
             "old_parameters": batch.old_parameters,
             **iteration.surrogate.columns,
             **getattr(iteration.surrogate, "constants", dict)(),

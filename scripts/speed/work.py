@@ -10,6 +10,7 @@ from trpo.config import PolicyConfig
 from trpo.models.agent import make_agent
 from trpo.models.distributions import DiagonalGaussian
 from trpo.models.networks import Critic
+from trpo.models.observations import Kind, Leaf
 
 OBSERVATION_SIZE, ACTION_SIZE = 17, 6
 CHUNK = 16_384  # rows of one forward pass while a batch is made: the memory of a large one is for the update
@@ -28,7 +29,7 @@ def make_work(samples: int, hidden_sizes: tuple[int, ...], device: torch.device)
     generator = torch.Generator().manual_seed(0)
     config = Config(policy=PolicyConfig(hidden_sizes=hidden_sizes), critic=CriticConfig(hidden_sizes=hidden_sizes))
     agent = make_agent(
-        config, observation_size=OBSERVATION_SIZE, one_hot=False, distribution=DiagonalGaussian(ACTION_SIZE)
+        config, observations=Leaf(Kind.VECTOR, (OBSERVATION_SIZE,)), distribution=DiagonalGaussian(ACTION_SIZE)
     )
     policy, critic = agent.policy, agent.critic
     observations = torch.randn(samples, OBSERVATION_SIZE, generator=generator)

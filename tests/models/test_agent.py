@@ -10,6 +10,7 @@ from trpo.models.agent import make_agent
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.models.networks import GaussianPolicy, LogitPolicy
 from trpo.models.normalizer import ObservationNormalizer, OneHotScale, RewardScale
+from trpo.models.observations import Kind, Leaf
 from trpo.numerics.moments import moments
 
 DISTRIBUTIONS = [DiagonalGaussian(2), Categorical((4,)), Categorical((2, 3)), Bernoulli(3)]
@@ -22,7 +23,9 @@ SMALL = Config(
 
 def agent_for(distribution, config=SMALL, *, one_hot=False, **changes):
     return make_agent(
-        dataclasses.replace(config, **changes), observation_size=3, one_hot=one_hot, distribution=distribution
+        dataclasses.replace(config, **changes),
+        observations=Leaf(Kind.ONE_HOT if one_hot else Kind.VECTOR, (3,)),
+        distribution=distribution,
     )
 
 

@@ -9,6 +9,7 @@ from trpo.batch import make_batch
 from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, PolicyConfig
 from trpo.models.agent import make_agent
 from trpo.models.distributions import DiagonalGaussian
+from trpo.models.observations import Kind, Leaf
 from trpo.numerics.advantages import gae
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
@@ -38,7 +39,7 @@ def make_scripted_agent():
         critic=CriticConfig(hidden_sizes=(8,)),
         normalize=NormalizeConfig(observations=False, rewards=False),
     )
-    agent = make_agent(config, observation_size=6, one_hot=False, distribution=DiagonalGaussian(1))
+    agent = make_agent(config, observations=Leaf(Kind.VECTOR, (6,)), distribution=DiagonalGaussian(1))
     with torch.no_grad():
         agent.critic.network[0].weight[:, probes.WHO] = 0.0  # a large number, and another one on every backend
     return probes.ScriptedAgent(agent, torch.cat([SCRIPT, SCRIPT]))  # some run on while others spend rows on resets
@@ -207,7 +208,7 @@ def test_collecting_asks_the_agent_for_actions_and_nothing_else(collect):
 
 def test_sampled_actions_come_from_the_collectors_generator():
     config = Config(env=EnvConfig(id="Counting-v0", num_envs=ENVS))
-    agent = make_agent(config, observation_size=6, one_hot=False, distribution=DiagonalGaussian(1))
+    agent = make_agent(config, observations=Leaf(Kind.VECTOR, (6,)), distribution=DiagonalGaussian(1))
     actions = []
     for seed in (1, 1, 2):
         environments = Environments(config.env, seed=0)
@@ -221,7 +222,7 @@ def test_sampled_actions_come_from_the_collectors_generator():
 def collect_noise(*, rho, steps, generator_seed=0, state=None):
     """Return the noise (T, B) that an agent with mean 0 and σ = 1 acts by, and the collector's state after it."""
     config = Config(env=EnvConfig(id="Counting-v0", num_envs=ENVS), policy=PolicyConfig(initial_log_std=0.0))
-    agent = make_agent(config, observation_size=6, one_hot=False, distribution=DiagonalGaussian(1))
+    agent = make_agent(config, observations=Leaf(Kind.VECTOR, (6,)), distribution=DiagonalGaussian(1))
     torch.nn.init.zeros_(agent.policy.network[-1].weight)
     environments = Environments(config.env, seed=0)
     generator = torch.Generator().manual_seed(generator_seed)

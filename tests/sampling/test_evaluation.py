@@ -22,12 +22,11 @@ def agent_for(env, *, seed=0):
     interface = check_environment(env)
     agent = make_agent(
         config,
-        observation_size=interface.observation_size,
-        one_hot=interface.one_hot,
+        observations=interface.observations,
         distribution=interface.distribution,
     )
     if isinstance(agent.normalizer, ObservationNormalizer):
-        rows = torch.randn(50, interface.observation_size, generator=torch.Generator().manual_seed(0))
+        rows = torch.randn(50, interface.observations.size, generator=torch.Generator().manual_seed(0))
         agent.normalizer.update(moments(rows))
     return agent
 

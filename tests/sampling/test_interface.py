@@ -5,7 +5,9 @@ from gymnasium import spaces
 
 from trpo.config import UserError
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
-from trpo.sampling.interface import make_decoder, make_encoder, make_interface
+from trpo.models.observations import Kind, Leaf
+from trpo.sampling.encoding import make_encoder
+from trpo.sampling.interface import make_decoder, make_interface
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -17,13 +19,14 @@ def box(low, high, dtype=np.float32):
 # Observations
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 3), (2, 3, 4)])
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 3), (2, 3, 2), (2, 3, 4, 5, 6)])
 def test_a_box_of_any_shape_is_flattened_in_row_major_order(shape):
     space = spaces.Box(-1, 1, shape, np.float32, seed=0)
     batch = np.stack([space.sample() for _ in range(5)])
-    size, encode = make_encoder(space)
+    leaf, encode = make_encoder(space)
     encoded = encode(batch)
-    assert (encoded.shape, encoded.dtype) == ((5, size), torch.float32)
+    assert (encoded.shape, encoded.dtype) == ((5, *leaf.kept), torch.float32)
+    assert (leaf.kind, leaf.shape, leaf.kept) == (Kind.VECTOR, shape, (int(np.prod(shape)),))
     for row, observation in zip(encoded, batch, strict=True):
         assert row.tolist() == list(np.ravel(observation))
 
@@ -46,8 +49,8 @@ def test_an_encoded_observation_does_not_follow_the_environments_buffer():
 
 @pytest.mark.parametrize("start", [0, 5, -2])
 def test_discrete_observations_are_one_hot_from_where_they_count(start):
-    size, encode = make_encoder(spaces.Discrete(3, start=start))
-    assert size == 3
+    leaf, encode = make_encoder(spaces.Discrete(3, start=start))
+    assert leaf == Leaf(Kind.ONE_HOT, (3,))
     assert encode(np.array([start + 2, start, start + 1])).tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
 
 
@@ -61,8 +64,8 @@ def test_a_list_of_single_observations_is_a_batch_too():
 
 def test_only_discrete_observations_are_one_hot():
     action = spaces.Discrete(2)
-    assert make_interface(spaces.Discrete(4), action).one_hot
-    assert not make_interface(spaces.Box(-1, 1, (4,)), action).one_hot
+    assert make_interface(spaces.Discrete(4), action).observations.kind is Kind.ONE_HOT
+    assert make_interface(spaces.Box(-1, 1, (4,)), action).observations.kind is Kind.VECTOR
 
 
 # Actions: the distribution that goes with a space, and the way back
@@ -189,9 +192,8 @@ def number_of_actions(space):
 
 
 UNSUPPORTED_OBSERVATIONS = [
-    spaces.Dict({"a": spaces.Discrete(2)}),  # flattened where environments are made, if Gymnasium can
-    spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)]),
-    spaces.Text(8),
+    spaces.Sequence(spaces.Discrete(2)),
+    spaces.Graph(spaces.Discrete(2), None),
 ]
 UNSUPPORTED_ACTIONS = [
     spaces.Dict({"a": spaces.Discrete(2)}),
@@ -205,6 +207,9 @@ UNSUPPORTED_ACTIONS = [
 def test_an_unsupported_observation_space_is_named(space):
     with pytest.raises(UserError) as error:
         make_interface(space, spaces.Discrete(2))
+    assert f"observation space {space}" in str(error.value)
+    with pytest.raises(UserError) as error:
+        make_interface(spaces.Dict({"a": spaces.Discrete(2), "b": space}), spaces.Discrete(2))
     assert f"observation space {space}" in str(error.value)
 
 

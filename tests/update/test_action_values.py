@@ -1,12 +1,12 @@
 """Targets of real rollouts and the fit, by another route."""
 
+import oracles
 import pytest
 import torch
 from oracles import generator
 from test_batch import ENVS, SIZE, STEPS, agent_for, batch_of, rollout_of
 
 from trpo.config import ActionValuesConfig
-from trpo.models.action_values import make_action_values
 from trpo.models.distributions import Categorical, DiagonalGaussian
 from trpo.update.action_values import (
     Reader,
@@ -26,7 +26,7 @@ def case(distribution, bounds):
     agent = agent_for(distribution)
     rollout = rollout_of(agent)
     record = recorded(rollout, batch_of(agent, rollout), distribution)
-    values = make_action_values(CONFIG, SIZE, distribution, seed=1)
+    values = oracles.action_values(CONFIG, SIZE, distribution, seed=1)
     return agent, rollout, record, values, Reader(values, agent, bounds)
 
 
@@ -93,7 +93,7 @@ def data(rows=400):
 
 def test_a_fit_is_that_of_autograd_and_adamw_step_by_step():
     samples, config = data(), ActionValuesConfig(hidden_sizes=(7,), minibatches=20, minibatch_size=32)
-    fitted, by_hand = (make_action_values(config, 3, DiagonalGaussian(2), seed=1) for _ in range(2))
+    fitted, by_hand = (oracles.action_values(config, 3, DiagonalGaussian(2), seed=1) for _ in range(2))
     fit_action_values(fitted, make_optimizer(fitted, config), samples, config, generator(5))
     by_hand.theta.requires_grad_()
     optimizer = torch.optim.AdamW([by_hand.theta], lr=config.learning_rate, weight_decay=1e-4)
@@ -107,7 +107,7 @@ def test_a_fit_is_that_of_autograd_and_adamw_step_by_step():
 
 def test_a_fit_learns_and_its_assessment_says_so():
     samples = data()
-    values = make_action_values(CONFIG, 3, DiagonalGaussian(2), seed=1)
+    values = oracles.action_values(CONFIG, 3, DiagonalGaussian(2), seed=1)
     before = assess(values, samples)
     fit_action_values(values, make_optimizer(values, CONFIG), samples, CONFIG, generator(5))
     after = assess(values, samples)
@@ -122,7 +122,7 @@ def test_a_fit_learns_and_its_assessment_says_so():
 
 def test_networks_that_diverge_are_left_as_they_were():
     samples = data()._replace(targets=torch.full((400,), 1e38))
-    values = make_action_values(CONFIG, 3, DiagonalGaussian(2), seed=1)
+    values = oracles.action_values(CONFIG, 3, DiagonalGaussian(2), seed=1)
     before = values.theta.clone()
     with pytest.raises(FloatingPointError, match=r"the action values diverged: their targets reach 1e\+38"):
         fit_action_values(values, make_optimizer(values, CONFIG), samples, CONFIG, generator(5))

@@ -1,7 +1,7 @@
 import oracles
 import pytest
 import torch
-from oracles import DISTRIBUTIONS, normal, random_batch, random_policy
+from oracles import DISTRIBUTIONS, normal, random_batch, random_policy, random_policy_of_parts
 
 from trpo.models.distributions import DiagonalGaussian
 from trpo.models.normalizer import ObservationNormalizer
@@ -14,9 +14,13 @@ MICRO_BATCHES = [1, 5, 8, 23, 24, 100]  # one row each; with and without a remai
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
 
-@pytest.fixture(params=DISTRIBUTIONS)
+MADE = {"": random_policy, "of_parts": random_policy_of_parts}
+
+
+@pytest.fixture(params=[(make, name) for make in MADE for name in DISTRIBUTIONS], ids=lambda pair: "_".join(pair))
 def policy(request):
-    return random_policy(DISTRIBUTIONS[request.param])
+    make, name = request.param
+    return MADE[make](DISTRIBUTIONS[name])
 
 
 @pytest.fixture
@@ -51,6 +55,27 @@ def test_fisher_product_is_the_dense_one(policy, batch, fisher, micro_batch):
     vectors = normal(3, len(F), seed=4)
     torch.testing.assert_close(products(objective), vectors @ F, **EXACT)
     torch.testing.assert_close(products(objective), vectors @ H, **EXACT)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 7])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_the_fisher_product_of_a_policy_of_pictures_is_the_finite_difference_of_the_gradient_of_the_kl(
+    name, micro_batch
+):
+    """Too many parameters for a dense matrix: F v = d/dt ∇KL(π_old ‖ π_θ+tv) at t = 0, and the textbook form."""
+    policy = random_policy_of_parts(DISTRIBUTIONS[name], parts={**oracles.PICTURE, **oracles.PARTS})
+    batch, theta = random_batch(policy, samples=SAMPLES), flatten(policy)
+    v, h = normal(len(theta), seed=4), 1e-6
+
+    def gradient(t):
+        at = (theta + t * v).requires_grad_()
+        kl = oracles.kl(policy.distribution, batch.old_parameters, oracles.at(policy, at, batch.observations)).mean()
+        return torch.autograd.grad(kl, at)[0]
+
+    product = Objective(policy, batch, micro_batch=micro_batch).fisher_product(v)
+    torch.testing.assert_close(product, (gradient(h) - gradient(-h)) / (2 * h), rtol=1e-5, atol=1e-7)
+    hessian = Objective(policy, batch, fisher="hessian", micro_batch=micro_batch).fisher_product(v)
+    torch.testing.assert_close(product, hessian, **EXACT)
 
 
 @pytest.mark.parametrize("micro_batch", [0, 7])
@@ -107,14 +132,17 @@ def test_kl_and_its_gradient_are_zero_to_the_last_bit_at_theta_old(policy, batch
 
 @pytest.mark.parametrize("micro_batch", [1, 5, 7, 23])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", MADE)
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_in_micro_batches_kl_and_its_gradient_are_zero_up_to_rounding_at_theta_old(name, dtype, micro_batch):
+def test_in_micro_batches_kl_and_its_gradient_are_zero_up_to_rounding_at_theta_old(name, make, dtype, micro_batch):
     """Passes over other numbers of rows: as if θ had moved by their rounding, in each row to another place."""
-    policy, exact = random_policy(DISTRIBUTIONS[name], dtype=dtype), random_policy(DISTRIBUTIONS[name])
+    policy, exact = MADE[make](DISTRIBUTIONS[name], dtype=dtype), MADE[make](DISTRIBUTIONS[name])
     batch = random_batch(policy, samples=SAMPLES)
     value, gradient = Objective(policy, batch, micro_batch=micro_batch).kl_and_gradient()
     # ½ΔᵀFΔ and FΔ, with the trace of F for its largest eigenvalue: it bounds the mean of those of the rows
-    trace = float(oracles.dense_fisher(exact, flatten(exact), batch.observations.double()).trace())
+    trace = float(
+        oracles.dense_fisher(exact, flatten(exact), oracles.changed(batch.observations, torch.Tensor.double)).trace()
+    )
     moved = oracles.rounding(policy)
     assert abs(value) <= 0.5 * trace * moved**2 + oracles.kl_rounding(policy.distribution)
     assert gradient.norm() <= trace * moved
@@ -122,7 +150,9 @@ def test_in_micro_batches_kl_and_its_gradient_are_zero_up_to_rounding_at_theta_o
 
 @pytest.mark.parametrize("micro_batch", [0, 7])
 def test_kl_and_its_gradient_see_old_parameters_of_another_policy(policy, batch, micro_batch):
-    shifted = batch._replace(old_parameters=policy(batch.observations + 1e-3).detach())
+    shifted = batch._replace(
+        old_parameters=policy(oracles.changed(batch.observations, lambda leaf: leaf + 3e-3)).detach()
+    )
     theta = flatten(policy).requires_grad_()
     new = oracles.at(policy, theta, batch.observations)
     kl = oracles.kl(policy.distribution, shifted.old_parameters, new).mean()
@@ -132,6 +162,7 @@ def test_kl_and_its_gradient_see_old_parameters_of_another_policy(policy, batch,
     assert gradient.norm() > 1e-5
 
 
+@pytest.mark.parametrize("policy", [("", name) for name in DISTRIBUTIONS], indirect=True)
 @pytest.mark.parametrize("micro_batch", [0, 7])
 def test_kl_and_surrogate_of_a_candidate_can_be_differentiated_twice(policy, batch, candidate, micro_batch):
     objective = Objective(policy, batch, micro_batch=micro_batch)

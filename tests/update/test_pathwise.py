@@ -2,13 +2,14 @@
 
 import math
 
+import oracles
 import pytest
 import torch
 from oracles import DISTRIBUTIONS, OBSERVATION_SIZE, normal, random_batch, random_policy
 from torch import distributions as td
 
 from trpo.config import ActionValuesConfig, TrustRegionConfig, UserError
-from trpo.models.action_values import ActionValues, clipped, joint_actions, make_action_values
+from trpo.models.action_values import ActionValues, clipped, joint_actions
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.numerics.params import flatten
 from trpo.update.action_values import joint_index
@@ -28,6 +29,9 @@ class Bowl:
         self.W = normal(actions, states, seed=3) / math.sqrt(states)
         self.states, self.factor = states, factor
 
+    def features(self, observations):
+        return observations
+
     def smallest(self, rows):
         s, a = rows.split([self.states, rows.shape[1] - self.states], dim=1)
         return -self.factor * (a - s @ self.W.T).square().sum(1, keepdim=True)
@@ -41,7 +45,7 @@ class Bowl:
 
 def values_for(distribution, seed=0):
     config = ActionValuesConfig(hidden_sizes=(7, 6))
-    return make_action_values(config, OBSERVATION_SIZE, distribution, seed=seed).double()
+    return oracles.action_values(config, OBSERVATION_SIZE, distribution, seed=seed).double()
 
 
 def gaussian_case(samples, *, seed=1, sigma=0.3, actions=6):

@@ -6,8 +6,10 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from trpo.config import ActionValuesConfig, UserError
+from trpo.config import Config, UserError
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
+from trpo.models.encoders import as_asked, chosen, make_encoder
+from trpo.models.observations import Kind, Leaf, Observations, Spec
 from trpo.numerics.ensemble import Layer, forward, layers_of, parameter_count
 from trpo.system import seeds
 
@@ -26,12 +28,21 @@ class ActionValues(nn.Module):
         hidden_sizes: widths of the hidden layers.
         networks: K.
         generator: draws the first weights, uniform in ±1/√fan-in.
+        encoder: from observations to rows of numbers, with nothing to learn; without one they are that already.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, hidden_sizes: tuple[int, ...], networks: int, generator: torch.Generator
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        hidden_sizes: tuple[int, ...],
+        networks: int,
+        generator: torch.Generator,
+        encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.encoder = encoder
         self.networks = networks
         self.sizes = (inputs, *hidden_sizes, outputs)
         # Without a gradient of autograd's: the fit writes its own, and a policy step must not go into it.
@@ -51,6 +62,10 @@ class ActionValues(nn.Module):
         """Return the values of every network (K, N, M) for inputs (N, I)."""
         return forward(self.layers(), inputs)
 
+    def features(self, observations: Observations) -> Tensor:
+        """Return what of the inputs is observation (N, …)."""
+        return observations if self.encoder is None else self.encoder(observations)
+
     def smallest(self, inputs: Tensor) -> Tensor:
         """Return the smallest of the networks' values (N, M): a maximum over noise is too high, this the least so.
 
@@ -68,18 +83,34 @@ def joint_log_probs(distribution: Distribution, parameters: Tensor, joint: Tenso
     return nn.functional.logsigmoid(parameters.unsqueeze(1) * (2 * joint - 1)).sum(-1)
 
 
-def make_action_values(
-    config: ActionValuesConfig, observation_size: int, distribution: Distribution, *, seed: int
-) -> ActionValues:
-    """Return fresh networks for these observations and actions. Raises `UserError` for too many joint actions."""
-    joint = joint_actions(distribution)
+def make_action_values(config: Config, observations: Spec, distribution: Distribution) -> ActionValues:
+    """Return fresh networks for these actions and the parts of an observation that critics see.
+
+    Raises `UserError` for too many joint actions, and for pictures: of these networks none is a convolution.
+    """
+    joint, alone = joint_actions(distribution), isinstance(observations, Leaf)
+    seen = chosen(as_asked(observations, config.policy), config.critic.observations)
+    flat = {name: leaf._replace(kind=flattened(name, leaf)) for name, leaf in seen.items()}
+    generator = seeds.generator(config.seed, seeds.Role.NETWORKS, 1)
+    encoder = make_encoder(next(iter(flat.values())) if alone else flat, (), generator=generator)
     return ActionValues(
-        observation_size + (distribution.action_size if joint is None else 0),
+        sum(leaf.size for leaf in flat.values()) + (distribution.action_size if joint is None else 0),
         1 if joint is None else len(joint),
-        hidden_sizes=config.hidden_sizes,
-        networks=config.networks,
-        generator=seeds.generator(seed, seeds.Role.NETWORKS, 1),
+        hidden_sizes=config.action_values.hidden_sizes,
+        networks=config.action_values.networks,
+        generator=generator,
+        encoder=encoder,
     )
+
+
+def flattened(name: str, leaf: Leaf) -> Kind:
+    """Return the kind of a leaf that is only put beside others. Raises `UserError` for a picture."""
+    if leaf.kind is Kind.IMAGE:
+        raise UserError(
+            f"trust_region.surrogate=pathwise: action values see no pictures, as {name} is; they see all else "
+            "(critic.observations=[…] names what), or policy.vectors=[…] flattens it"
+        )
+    return Kind.ONE_HOT if leaf.kind is Kind.ONE_HOT else Kind.VECTOR
 
 
 def clipped(actions: Tensor, bounds: Tensor) -> Tensor:

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from trpo.config import Config, PolicyConfig, UserError
+from trpo.config import Config, CriticConfig, PolicyConfig, UserError
 from trpo.models.distributions import DiagonalGaussian, Distribution
+from trpo.models.encoders import Encoder, as_asked, make_encoder
 from trpo.models.networks import Actor, Critic, GaussianPolicy, LogitPolicy, Policy
-from trpo.models.normalizer import ObservationNormalizer, OneHotScale, RewardScale
+from trpo.models.normalizer import Normalizer, ObservationNormalizer, RewardScale, make_normalizer
+from trpo.models.observations import Kind, Observations, Spec, named
 from trpo.system import seeds
 
 
@@ -20,7 +22,7 @@ class Agent(nn.Module):
         self,
         policy: Policy,
         critic: Critic,
-        normalizer: ObservationNormalizer | OneHotScale | None,
+        normalizer: Normalizer | None,
         reward_scale: RewardScale | None,
     ) -> None:
         super().__init__()
@@ -29,9 +31,14 @@ class Agent(nn.Module):
         self.normalizer = normalizer
         self.reward_scale = reward_scale
 
-    def normalize(self, observations: Tensor) -> Tensor:
-        """Return raw observations (N, O) as the networks see them."""
+    def normalize(self, observations: Observations) -> Observations:
+        """Return raw observations (N, …) as the networks see them."""
         return observations if self.normalizer is None else self.normalizer(observations)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether observations are normalised by statistics that move."""
+        return any(isinstance(module, ObservationNormalizer) for module in self.modules())
 
     @property
     def reward_std(self) -> float:
@@ -39,7 +46,7 @@ class Agent(nn.Module):
         return 1.0 if self.reward_scale is None else float(self.reward_scale.moments.std())
 
     def actor(self) -> Actor:
-        """Return the map of raw observations (B, O) to actions (B, A): sampled with noise, or the mode without.
+        """Return the map of raw observations (B, …) to actions (B, A): sampled with noise, or the mode without.
 
         It is that of the agent as it is now, valid until a parameter changes.
         """
@@ -48,20 +55,17 @@ class Agent(nn.Module):
         return lambda observations, noise: policy(normalize(observations), noise)
 
 
-def make_agent(config: Config, *, observation_size: int, one_hot: bool, distribution: Distribution) -> Agent:
-    """Return a fresh agent for these observations and actions, its weights drawn from the configured seed."""
+def make_agent(config: Config, observations: Spec, distribution: Distribution) -> Agent:
+    """Return a fresh agent for these observations and actions, its weights drawn from the configured seed.
+
+    Raises `UserError` where the configuration names an observation that is not there.
+    """
     generator = seeds.generator(config.seed, seeds.Role.NETWORKS)
-    critic = Critic(
-        observation_size,
-        hidden_sizes=config.critic.hidden_sizes,
-        activation=config.critic.activation,
-        generator=generator,
-    )
-    normalizer_type = OneHotScale if one_hot else ObservationNormalizer
+    observations = as_asked(observations, config.policy)
     return Agent(
-        policy=make_policy(config.policy, observation_size, distribution, generator),
-        critic=critic,
-        normalizer=normalizer_type(observation_size) if config.normalize.observations else None,
+        critic=make_critic(config.critic, observations, generator),
+        policy=make_policy(config.policy, observations, distribution, generator),
+        normalizer=make_normalizer(observations) if config.normalize.observations else None,
         reward_scale=RewardScale() if config.normalize.rewards else None,
     )
 
@@ -78,26 +82,43 @@ def load_agent(agent: Agent, state: Mapping[str, Any], source: str) -> None:
         ) from error
 
 
-def make_policy(
-    config: PolicyConfig, observation_size: int, distribution: Distribution, generator: torch.Generator
-) -> Policy:
-    """Return the policy that goes with a distribution. Raises `UserError` for what only another one has."""
-    if isinstance(distribution, DiagonalGaussian):
-        return GaussianPolicy(
-            observation_size,
-            distribution.action_size,
-            hidden_sizes=config.hidden_sizes,
-            activation=config.activation,
-            initial_log_std=config.initial_log_std,
-            min_log_std=config.min_log_std,
-            generator=generator,
-        )
-    if config.noise_correlation:
-        raise UserError("policy.noise_correlation must be 0 here: only continuous actions have Gaussian noise")
-    return LogitPolicy(
-        observation_size,
-        distribution,
+def make_critic(config: CriticConfig, observations: Spec, generator: torch.Generator) -> Critic:
+    """Return the value function, which may see other parts of an observation than the policy does."""
+    encoder = make_encoder(observations, config.observations, generator=generator)
+    return Critic(
+        width(encoder, observations),
         hidden_sizes=config.hidden_sizes,
         activation=config.activation,
         generator=generator,
+        encoder=encoder,
     )
+
+
+def make_policy(
+    config: PolicyConfig, observations: Spec, distribution: Distribution, generator: torch.Generator
+) -> Policy:
+    """Return the policy that goes with a distribution. Raises `UserError` for what only another one has."""
+    encoder = make_encoder(observations, config.observations, generator=generator)
+    network: dict[str, Any] = {
+        "hidden_sizes": config.hidden_sizes,
+        "activation": config.activation,
+        "generator": generator,
+        "encoder": encoder,
+    }
+    if isinstance(distribution, DiagonalGaussian):
+        return GaussianPolicy(
+            width(encoder, observations),
+            distribution.action_size,
+            initial_log_std=config.initial_log_std,
+            min_log_std=config.min_log_std,
+            **network,
+        )
+    if config.noise_correlation:
+        raise UserError("policy.noise_correlation must be 0 here: only continuous actions have Gaussian noise")
+    masked = any(leaf.kind is Kind.MASK for leaf in named(observations).values())
+    return LogitPolicy(width(encoder, observations), distribution, masked=masked, **network)
+
+
+def width(encoder: Encoder | None, observations: Spec) -> int:
+    """Return how many numbers a perceptron takes: what an encoder gives, or those of the one vector without."""
+    return encoder.size if encoder else sum(leaf.size for leaf in named(observations).values())

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from trpo.models.distributions import DiagonalGaussian, Distribution
+from trpo.models.observations import MASK, Observations, leaves_of
 from trpo.numerics import perceptron
 
-Map = Callable[[Tensor], Tensor]  # rows to rows
-Actor = Callable[[Tensor, Tensor | None], Tensor]  # observations and noise to actions
+Map = Callable[[Observations], Tensor]  # rows to rows
+Actor = Callable[[Observations, Tensor | None], Tensor]  # observations and noise to actions
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -24,6 +25,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
 }
 HIDDEN_GAIN = math.sqrt(2.0)
+INVALID_LOGIT = -1e8
 LAST_POLICY_GAIN = 0.01  # near-uniform first policies; Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2
 
 
@@ -66,6 +68,19 @@ def unwrapped(network: nn.Sequential) -> Map:
     return forward
 
 
+def after(encoder: nn.Module | None, rows: Map) -> Map:
+    """Return the map of observations that a map of what their encoder makes of them is."""
+    return rows if encoder is None else lambda observations: rows(encoder(observations))
+
+
+def masked(logits: Tensor, valid: Tensor) -> Tensor:
+    """Return logits (N, D) with those of actions that are not valid (N, D) so low that their probability is 0.
+
+    Finite, so that 0 times their logarithm is 0: with −∞ entropy, KL and their gradients would be NaN.
+    """
+    return torch.where(valid, logits, INVALID_LOGIT)
+
+
 class Policy(nn.Module):
     """A map from observations (N, O) to the parameters (N, D) of `distribution`.
 
@@ -75,7 +90,7 @@ class Policy(nn.Module):
 
     distribution: Distribution
 
-    def forward(self, observations: Tensor) -> Tensor:
+    def forward(self, observations: Observations) -> Tensor:
         """Return distribution parameters (N, D)."""
         raise NotImplementedError
 
@@ -88,7 +103,7 @@ class Policy(nn.Module):
         parameters, distribution = self.snapshot(), self.distribution
 
         @torch.no_grad()
-        def act(observations: Tensor, noise: Tensor | None) -> Tensor:
+        def act(observations: Observations, noise: Tensor | None) -> Tensor:
             y = parameters(observations)
             return distribution.mode(y) if noise is None else distribution.sample(y, noise)
 
@@ -96,7 +111,17 @@ class Policy(nn.Module):
 
 
 class LogitPolicy(Policy):
-    """A network whose outputs are logits: for `Categorical` and `Bernoulli`."""
+    """A network whose outputs are logits: for `Categorical` and `Bernoulli`.
+
+    Args:
+        observation_size: O, or how many numbers `encoder` makes of an observation.
+        distribution: what the logits are of.
+        hidden_sizes: widths of the hidden layers.
+        activation: between layers.
+        generator: draws the weights.
+        encoder: from observations to rows of numbers; without one they are that already.
+        masked: whether observations say which actions are valid, under the name `action_mask`.
+    """
 
     def __init__(
         self,
@@ -106,19 +131,25 @@ class LogitPolicy(Policy):
         hidden_sizes: tuple[int, ...],
         activation: str,
         generator: torch.Generator,
+        encoder: nn.Module | None = None,
+        masked: bool = False,
     ) -> None:
         super().__init__()
-        self.distribution = distribution
+        self.distribution, self.encoder, self.masked = distribution, encoder, masked
         sizes = (observation_size, *hidden_sizes, distribution.parameter_size)
         self.network = mlp(sizes, activation=activation, last_gain=LAST_POLICY_GAIN, generator=generator)
 
-    def forward(self, observations: Tensor) -> Tensor:
+    def forward(self, observations: Observations) -> Tensor:
         """Return logits (N, D)."""
-        return self.network(observations)  # type: ignore[no-any-return]
+        return self._valid(after(self.encoder, self.network)(observations), observations)
 
     def snapshot(self) -> Map:
         """Return `forward` as it is now; valid until a parameter changes."""
-        return unwrapped(self.network)
+        logits = after(self.encoder, unwrapped(self.network))
+        return (lambda observations: self._valid(logits(observations), observations)) if self.masked else logits
+
+    def _valid(self, logits: Tensor, observations: Observations) -> Tensor:
+        return masked(logits, leaves_of(observations)[MASK]) if self.masked else logits
 
 
 class GaussianPolicy(Policy):
@@ -138,18 +169,19 @@ class GaussianPolicy(Policy):
         initial_log_std: float,
         min_log_std: float,
         generator: torch.Generator,
+        encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.distribution = DiagonalGaussian(action_size)
+        self.distribution, self.encoder = DiagonalGaussian(action_size), encoder
         self.min_log_std = min_log_std
         sizes = (observation_size, *hidden_sizes, action_size)
         self.network = mlp(sizes, activation=activation, last_gain=LAST_POLICY_GAIN, generator=generator)
         rho = math.log(math.expm1(initial_log_std - min_log_std))
         self.rho = nn.Parameter(torch.full((action_size,), rho))
 
-    def forward(self, observations: Tensor) -> Tensor:
+    def forward(self, observations: Observations) -> Tensor:
         """Return [μ, log σ] (N, 2A)."""
-        mean, log_std = self.network(observations), self.log_std()
+        mean, log_std = after(self.encoder, self.network)(observations), self.log_std()
         return torch.cat([mean, log_std.expand_as(mean)], dim=-1)
 
     def log_std(self) -> Tensor:
@@ -158,12 +190,12 @@ class GaussianPolicy(Policy):
 
     def actor(self) -> Actor:
         """Return μ + σε, or μ without noise; σ is the same for every row, and is computed once."""
-        mean, std = unwrapped(self.network), self.log_std().detach().exp()
+        mean, std = after(self.encoder, unwrapped(self.network)), self.log_std().detach().exp()
 
-        def act(observations: Tensor, noise: Tensor | None) -> Tensor:
+        def act(observations: Observations, noise: Tensor | None) -> Tensor:
             return mean(observations).clone() if noise is None else torch.addcmul(mean(observations), std, noise)
 
-        return act
+        return act if self.encoder is None else torch.no_grad()(act)
 
 
 class Critic(nn.Module):
@@ -176,11 +208,17 @@ class Critic(nn.Module):
         hidden_sizes: tuple[int, ...],
         activation: str,
         generator: torch.Generator,
+        encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.encoder = encoder
         sizes = (observation_size, *hidden_sizes, 1)
         self.network = mlp(sizes, activation=activation, last_gain=1.0, generator=generator)
 
-    def forward(self, observations: Tensor) -> Tensor:
+    def forward(self, observations: Observations) -> Tensor:
         """Return V(s) (N,)."""
-        return self.network(observations).squeeze(-1)  # type: ignore[no-any-return]
+        return self.network(self.features(observations)).squeeze(-1)  # type: ignore[no-any-return]
+
+    def features(self, observations: Observations) -> Tensor:
+        """Return what the perceptron takes (N, F)."""
+        return observations if self.encoder is None else self.encoder(observations)

@@ -1,12 +1,13 @@
 """What rescales observations and rewards, and travels with the agent: saved, exported and frozen with it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trpo.models.observations import Kind, Leaf, Observations, Spec, leaves_of, like, named
 from trpo.numerics.moments import Moments, merged
 
 Map = Callable[[Tensor], Tensor]  # rows to rows
@@ -72,6 +73,10 @@ class ObservationNormalizer(nn.Module):
 
         return forward
 
+    def learning(self, observations: Observations) -> "list[tuple[ObservationNormalizer, Tensor]]":
+        """Return who has statistics here, with the raw rows (N, O) that they are of."""
+        return [(self, observations)]
+
     @torch.no_grad()
     def update(self, observations: Moments) -> None:
         """Take in raw observations by their moments. A constant dimension is shifted to zero, otherwise left alone."""
@@ -99,6 +104,65 @@ class OneHotScale(nn.Module):
     def snapshot(self) -> Map:
         """Return `forward`, which never changes."""
         return self.forward
+
+    def learning(self, _observations: Observations) -> list[tuple[ObservationNormalizer, Tensor]]:
+        """Return nobody."""
+        return []
+
+
+RESCALED: dict[Kind, type[ObservationNormalizer | OneHotScale]] = {
+    Kind.VECTOR: ObservationNormalizer,
+    Kind.ONE_HOT: OneHotScale,
+}
+
+
+class LeafNormalizers(nn.Module):
+    """One normaliser for each part of an observation that is rescaled; pictures, grids and masks stay as they are.
+
+    Args:
+        spec: the leaves, kinds as they are to be taken.
+    """
+
+    def __init__(self, spec: Mapping[str, Leaf]) -> None:
+        super().__init__()
+        rescaled = {name: leaf for name, leaf in spec.items() if leaf.kind in RESCALED}
+        self.names = tuple(rescaled)
+        self.parts = nn.ModuleList(RESCALED[leaf.kind](leaf.size) for leaf in rescaled.values())
+
+    def forward(self, observations: Observations) -> Observations:
+        """Return the observations with its leaves (N, n) rescaled."""
+        return self._by_leaf(observations, list(self.parts))
+
+    def snapshot(self) -> Map:
+        """Return `forward` as it is now, in the form that is fastest for few rows; valid until the next update."""
+        maps = [part.snapshot() for part in self.parts if isinstance(part, ObservationNormalizer | OneHotScale)]
+        return lambda observations: self._by_leaf(observations, maps)
+
+    def _by_leaf(self, observations: Observations, maps: Sequence[Map]) -> Observations:
+        leaves = leaves_of(observations)
+        leaves |= {name: rescale(rows_of(leaves[name])) for name, rescale in zip(self.names, maps, strict=True)}
+        return like(observations, leaves)
+
+    def learning(self, observations: Observations) -> list[tuple[ObservationNormalizer, Tensor]]:
+        """Return the normalisers that have statistics, each with the raw rows (N, n) of its leaf."""
+        leaves = leaves_of(observations)
+        parts = zip(self.names, self.parts, strict=True)
+        return [(part, rows_of(leaves[name])) for name, part in parts if isinstance(part, ObservationNormalizer)]
+
+
+def rows_of(leaf: Tensor) -> Tensor:
+    """Return a leaf (N, …) as rows of numbers (N, n)."""
+    return leaf.flatten(1).float() if leaf.dim() != 2 or not leaf.is_floating_point() else leaf
+
+
+Normalizer = ObservationNormalizer | OneHotScale | LeafNormalizers
+
+
+def make_normalizer(spec: Spec) -> Normalizer:
+    """Return what rescales observations; of one vector without a loop over its parts."""
+    if isinstance(spec, Leaf) and spec.flat and spec.kind in RESCALED:
+        return RESCALED[spec.kind](spec.size)
+    return LeafNormalizers(named(spec))
 
 
 class RewardScale(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trpo.batch import Rollout
 from trpo.models.agent import Agent
+from trpo.models.observations import Observations
 from trpo.sampling.environments import Environments, Transition
 from trpo.system.threads import single_thread
 
@@ -37,7 +38,6 @@ class Collector:
         observations, actions, transitions = self._play(agent, device)
         self.environments.watch(observations)
         truncated = [torch.from_numpy(transition.truncated) for transition in transitions]
-        finals = [transition.next_observations[cut] for transition, cut in zip(transitions, truncated, strict=True)]
         episodes = self._count(transitions)
         return Rollout(
             observations=observations.to(device),
@@ -47,20 +47,20 @@ class Collector:
             truncated=torch.stack(truncated).to(device),
             valid=stacked([transition.valid for transition in transitions]).to(device),
             last_observations=self.environments.observations.to(device),
-            final_observations=torch.cat(finals).to(device),
+            final_observations=self._finals(transitions).to(device),
             episode_returns=[episode_return for episode_return, _ in episodes],
             episode_lengths=[length for _, length in episodes],
             first_environment=self.environments.numbers.start,
         )
 
-    def _play(self, agent: Agent, device: torch.device) -> tuple[Tensor, Tensor, list[Transition]]:
-        """Return T steps: what was acted on (T, B, O), the actions (T, B, A) and what they led to.
+    def _play(self, agent: Agent, device: torch.device) -> tuple[Observations, Tensor, list[Transition]]:
+        """Return T steps: what was acted on (T, B, …), the actions (T, B, A) and what they led to.
 
         Each step asks the policy for actions and for nothing else; values, log-probs and distribution parameters are
         computed afterwards in one pass. Noise is drawn before: between two steps a draw takes five times as long.
         """
         act, noise = agent.actor(), [self._noise(agent) for _ in range(self.steps)]
-        observations: list[Tensor] = []
+        observations: list[Observations] = []
         actions: list[Tensor] = []
         transitions: list[Transition] = []
         while len(transitions) < self.steps or not any(transition.valid.any() for transition in transitions):
@@ -69,6 +69,11 @@ class Collector:
             actions.append(act(observations[-1].to(device), drawn).cpu())
             transitions.append(self.environments.step(actions[-1]))
         return torch.stack(observations), torch.stack(actions), transitions
+
+    def _finals(self, transitions: list[Transition]) -> Observations:
+        """Return what the truncated rows really ended in (K, …), in row-major order."""
+        finals = [one.next_observations[torch.from_numpy(one.truncated)] for one in transitions if one.truncated.any()]
+        return torch.cat(finals or [self.environments.observations[:0]])
 
     def _noise(self, agent: Agent) -> Tensor:
         """Draw for the environments of all ranks and return the rows of ours: they are the same on any rank.

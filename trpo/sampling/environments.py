@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from trpo.config import EnvConfig
+from trpo.models.observations import MASK, Observations, from_plain, leaves_of, plain, same_rows
 from trpo.sampling.backend import Backend
+from trpo.sampling.checks import check_finite, check_masks
 from trpo.sampling.history import History
 from trpo.sampling.interface import make_interface
 from trpo.system import seeds
@@ -24,7 +26,7 @@ ASSUMED_TIME_LIMIT = 1_000  # of environments that state none
 class Transition(NamedTuple):
     """What one step of B environments gave."""
 
-    next_observations: Tensor  # (B, O) the true next ones: where an episode ended, those it ended in
+    next_observations: Observations  # (B, …) the true next ones: where an episode ended, those it ended in
     rewards: np.ndarray  # (B,) float32
     terminated: np.ndarray  # (B,) bool
     truncated: np.ndarray  # (B,) bool
@@ -73,7 +75,8 @@ class Environments:
         self.restart_after = self._restart_after()  # steps of the vector
         self.history = History(self.num_envs)
         try:
-            self.observations = self._start()  # (B, O) to act on next
+            self.observations = self._start()  # (B, …) to act on next
+            self._check_masks()
         except BaseException:
             self.backend.close()
             raise
@@ -96,10 +99,11 @@ class Environments:
             cut = transition.valid & ~ended
             transition = transition._replace(truncated=transition.truncated | cut, interrupted=cut)
             self._restart()
+        self._check_masks()
         return transition
 
-    def watch(self, observations: Tensor) -> None:
-        """Say once that an observation of the latest steps (T, B, O), which were acted on, lies outside its space."""
+    def watch(self, observations: Observations) -> None:
+        """Say once that an observation of the latest steps (T, B, …), which were acted on, lies outside its space."""
         if self.strayed or (inside := self.interface.contains(observations)).all():
             return
         self.strayed = True  # many an environment strays by a rounding, and learning does not mind
@@ -119,7 +123,7 @@ class Environments:
             "episodes": torch.from_numpy(self.episodes.copy()),
             "restarts": self.restarts,
             "history": self.history.state(),
-            "observations": self.observations,
+            "observations": plain(self.observations),
         }
 
     def restore(self, state: dict[str, Any]) -> bool:
@@ -132,7 +136,7 @@ class Environments:
         self.history.restore(state["history"])
         self.observations = self._replay_episodes() if self.masked_resets else self._replay_since_restart()
         self.steps = state["steps"]
-        same = (self.observations == state["observations"]).all(dim=1)
+        same = same_rows(self.observations, from_plain(state["observations"]))
         for environment in (~same).nonzero().flatten().tolist():
             number = self.numbers[environment]
             log.warning("environment %d did not replay to where it was: the run goes on, but not exactly", number)
@@ -141,7 +145,7 @@ class Environments:
     def _make_backend(self) -> Backend:
         return Backend(dataclasses.replace(self.config, num_envs=self.num_envs))
 
-    def _start(self) -> Tensor:
+    def _start(self) -> Observations:
         self.resetting = np.zeros(self.num_envs, dtype=bool)  # whether the next step goes into a reset
         if self.masked_resets:
             return self._reset(np.ones(self.num_envs, dtype=bool))
@@ -157,7 +161,7 @@ class Environments:
         raw, gained, terminated, truncated, _ = self.backend.step(self.interface.decode(actions))
         rewards = np.array(gained, dtype=np.float32)
         if not math.isfinite(sum(rewards.tolist())):
-            self._check_finite("reward", rewards)
+            check_finite("reward", rewards, self.numbers, self.steps)
         valid = ~self.resetting
         if not self.masked_resets:
             self.resetting = terminated | truncated
@@ -170,13 +174,13 @@ class Environments:
             interrupted=np.zeros(self.num_envs, dtype=bool),
         )
 
-    def _reset(self, ended: np.ndarray) -> Tensor:
-        """Return observations (B, O) after starting the next episode of the environments that ended."""
+    def _reset(self, ended: np.ndarray) -> Observations:
+        """Return observations (B, …) after starting the next episode of the environments that ended."""
         self.episodes += ended
         return self._begin(ended)
 
-    def _begin(self, chosen: np.ndarray) -> Tensor:
-        """Return observations (B, O) after resetting some environments to the start of their current episode."""
+    def _begin(self, chosen: np.ndarray) -> Observations:
+        """Return observations (B, …) after resetting some environments to the start of their current episode."""
         episode_seeds: list[int | None] = [None] * self.num_envs
         for index in np.flatnonzero(chosen):
             episode_seeds[index] = self._seed(self.numbers[index], int(self.episodes[index]) - 1)
@@ -189,8 +193,8 @@ class Environments:
         self.history.clear()
         self.observations = self._start()
 
-    def _replay_episodes(self) -> Tensor:
-        """Return observations (B, O) after every environment went through its current episode again.
+    def _replay_episodes(self) -> Observations:
+        """Return observations (B, …) after every environment went through its current episode again.
 
         They can only step together, so their episodes are aligned at the end; what runs before is filler, thrown
         away by the reset that begins the episode:
@@ -211,7 +215,7 @@ class Environments:
                 observations = self._begin(filler_ended)
         return self._begin(starting) if (starting := began == length).any() else observations
 
-    def _replay_since_restart(self) -> Tensor:
+    def _replay_since_restart(self) -> Observations:
         observations = self._start()
         for actions in self.history.rows[: self.history.length]:
             observations = self._step(torch.from_numpy(actions)).next_observations
@@ -224,17 +228,14 @@ class Environments:
         limit = spec.max_episode_steps if spec else None
         return TIME_LIMITS_BETWEEN_RESTARTS * (limit or ASSUMED_TIME_LIMIT)
 
-    def _encode(self, raw: Any) -> Tensor:
+    def _encode(self, raw: Any) -> Observations:
         observations = self.interface.encode(raw)
-        if not math.isfinite(observations.sum().item()):
-            self._check_finite("observation", observations.numpy())
+        for name, leaf in leaves_of(observations).items():
+            if leaf.is_floating_point() and not math.isfinite(leaf.sum().item()):
+                check_finite(name, leaf.numpy(), self.numbers, self.steps)
         return observations
 
-    def _check_finite(self, signal: str, values: np.ndarray) -> None:
-        """Raise `FloatingPointError` naming the value (B, …) that is not finite; a sum of finite ones may not be."""
-        for environment, *component in np.argwhere(~np.isfinite(values)).tolist():
-            name = signal + "".join(f"[{i}]" for i in component) + f" of environment {self.numbers[environment]}"
-            raise FloatingPointError(
-                f"{name} is {float(values[environment, *component])} after its step {self.steps} of this run: "
-                "the environment is broken, or it left its numeric range"
-            )
+    def _check_masks(self) -> None:
+        if self.interface.masked:
+            masks = leaves_of(self.observations)[MASK].numpy()
+            check_masks(masks.any(1) | self.resetting, self.numbers, self.steps)

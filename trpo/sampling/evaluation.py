@@ -9,6 +9,7 @@ import torch
 
 from trpo.config import EnvConfig, UserError
 from trpo.models.agent import Agent
+from trpo.models.observations import are_finite
 from trpo.sampling.interface import make_interface
 from trpo.sampling.making import make_env
 from trpo.system import seeds
@@ -76,7 +77,7 @@ def run_episodes(
     active, act = list(range(len(starts))), agent.actor()
     while active:
         seen = interface.encode([observations[i] for i in active]).to(device)
-        if not (torch.isfinite(seen).all() and np.isfinite(returns).all()):
+        if not (are_finite(seen) and np.isfinite(returns).all()):
             raise FloatingPointError(f"an evaluation environment gave NaN or infinity at step {lengths[active[0]]}")
         noise = None if generator is None else agent.policy.distribution.noise(len(active), generator)
         actions = interface.decode(act(seen, noise).cpu())

@@ -11,8 +11,9 @@ from torch import Tensor
 from trpo.config import UserError
 from trpo.models.action_values import clipped
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
+from trpo.models.observations import MASK, Kind, Observations, Spec, named
+from trpo.sampling.encoding import Encode, make_contains, make_encoder
 
-Encode = Callable[[Any], Tensor]
 Decode = Callable[[Tensor], np.ndarray]
 
 WIDEST_BOUND = 1e30  # wider bounds are somebody's way to write infinity
@@ -21,58 +22,33 @@ WIDEST_BOUND = 1e30  # wider bounds are somebody's way to write infinity
 class Interface(NamedTuple):
     """How one kind of environment speaks to an agent."""
 
-    observation_size: int  # O
-    one_hot: bool  # observations have exactly one 1: no statistics to estimate
+    observations: Spec  # what they are made of
     distribution: Distribution
-    contains: Callable[[Tensor], Tensor]  # which encoded observations (…, O) lie in the space (…)
-    encode: Encode  # a batch of observations to float32 (B, O), always a copy
+    contains: Callable[[Observations], Tensor]  # which encoded observations lie in the space (…)
+    encode: Encode  # a batch of observations to B rows, always a copy
     decode: Decode  # actions (B, A) to a batch of environment actions
     bounds: Tensor | None = None  # of continuous actions (2, A), in the policy's units
+
+    @property
+    def masked(self) -> bool:
+        """Whether observations say which actions are valid."""
+        return any(leaf.kind is Kind.MASK for leaf in named(self.observations).values())
 
 
 def make_interface(observation_space: spaces.Space, action_space: spaces.Space) -> Interface:
     """Return the interface for these spaces. Raises `UserError` naming a space that is not supported."""
-    size, encode = make_encoder(observation_space)
     distribution, decode = make_decoder(action_space)
+    actions = distribution.parameter_size if isinstance(distribution, Categorical) else 0
+    observations, encode = make_encoder(observation_space, actions)
+    if MASK in named(observations) and isinstance(distribution, Bernoulli):
+        raise UserError(f"{MASK} masks Discrete and MultiDiscrete actions; a mask of {action_space} is not supported")
     return Interface(
-        observation_size=size,
-        one_hot=isinstance(observation_space, spaces.Discrete),
+        observations=observations,
         distribution=distribution,
-        contains=make_contains(observation_space),
+        contains=make_contains(observation_space, observations),
         encode=encode,
         decode=decode,
         bounds=action_bounds(action_space),
-    )
-
-
-def make_contains(space: spaces.Space) -> Callable[[Tensor], Tensor]:
-    """Return the test of encoded observations (…, O) against the bounds of a `Box`; others fail to encode."""
-    if not isinstance(space, spaces.Box):
-        return lambda observations: torch.ones(observations.shape[:-1], dtype=torch.bool)
-    low, high = (torch.from_numpy(bound.astype(np.float32).reshape(-1)) for bound in (space.low, space.high))
-    return lambda observations: ((observations >= low) & (observations <= high)).all(-1)
-
-
-def make_encoder(space: spaces.Space) -> tuple[int, Encode]:
-    """Return O and the encoder: `Box` of any shape is flattened, `Discrete` becomes one-hot."""
-    if isinstance(space, spaces.Discrete):
-        count, start = int(space.n), int(space.start)
-
-        def one_hot(observations: Any) -> Tensor:
-            indices = np.asarray(observations, dtype=np.int64).reshape(-1) - start
-            return torch.nn.functional.one_hot(torch.from_numpy(indices), count).float()
-
-        return count, one_hot
-    if isinstance(space, spaces.Box):
-        size = int(np.prod(space.shape))
-
-        def flatten(observations: Any) -> Tensor:
-            return torch.from_numpy(np.array(observations, dtype=np.float32).reshape(-1, size))
-
-        return size, flatten
-    raise UserError(
-        f"observation space {space} is not supported; supported: Box, Discrete; with env.backend=sync "
-        "and async also Dict, Tuple, MultiDiscrete and MultiBinary, if Gymnasium can flatten them to a Box"
     )
 
 

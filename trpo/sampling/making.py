@@ -12,25 +12,24 @@ from typing import Any
 
 import gymnasium
 import mujoco
-from gymnasium import spaces
 from gymnasium.error import UnregisteredEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from trpo.config import EnvConfig, UserError, first_line
+from trpo.models.observations import MASK
 from trpo.sampling.interface import Interface, make_interface
+from trpo.sampling.masks import MASKABLE, with_mask
 from trpo.sampling.missing import import_package, why
 from trpo.sampling.pool import Pool, has
 from trpo.sampling.pool_env import PoolEnv, only_in_envpool
 from trpo.sampling.wrapping import check_backend, wrapped
-
-COMPOSED = (spaces.Dict, spaces.Tuple, spaces.MultiDiscrete, spaces.MultiBinary)
 
 log = logging.getLogger(__name__)
 log.setLevel(logging.INFO)
 
 
 def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
-    """Return one environment in its wrappers, flattened to a `Box` if its observations are composed of several spaces.
+    """Return one environment in its wrappers.
 
     Raises `UserError` if the id, its arguments or a wrapper are wrong, in one line.
     """
@@ -45,8 +44,8 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
     if config.backend == "envpool" and only_in_envpool(config.id):
         return PoolEnv(config, **kwargs)
     env = wrapped(make_with_gymnasium(config, **kwargs), config.wrappers)
-    composed = isinstance(env.observation_space, COMPOSED) and env.observation_space.is_np_flattenable
-    return gymnasium.wrappers.FlattenObservation(env) if composed else env
+    key = repr((config.id, config.kwargs, config.wrappers))
+    return with_mask(env, key, lambda: wrapped(make_with_gymnasium(config), config.wrappers))
 
 
 def make_with_gymnasium(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
@@ -129,11 +128,18 @@ def check_environment(config: EnvConfig) -> Interface:
     with warnings_if_made(), contextlib.closing(make_env(config)) as env:
         if config.backend == "vector":
             with contextlib.closing(make_vector_entry_point(config)) as envs:
+                check_unmasked(config.id, envs)
                 return make_interface(envs.single_observation_space, envs.single_action_space)
         if config.backend == "envpool":
             with contextlib.closing(Pool(config, env)) as pool:
                 pool.reset(seed=[0] * config.num_envs)
         return make_interface(env.observation_space, env.action_space)
+
+
+def check_unmasked(id: str, envs: VectorEnv) -> None:
+    """Raise `UserError` if a vector entry point says masks in its info, where nobody would see them."""
+    if isinstance(envs.single_action_space, MASKABLE) and MASK in envs.reset(seed=0)[1]:
+        raise UserError(f"env.backend=vector: {id} says {MASK} in its info, which sync and async environments read")
 
 
 @contextlib.contextmanager

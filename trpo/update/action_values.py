@@ -76,6 +76,7 @@ class Reader:
 
     def inputs(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the networks' inputs (n, I) for normalised observations and actions, and which outputs are meant."""
+        observations = self.values.features(observations)
         if self.joint is None:
             assert self.bounds is not None
             rows = torch.cat([observations, clipped(actions, self.bounds)], dim=-1)
@@ -92,7 +93,7 @@ class Reader:
         parameters = self.agent.policy(observations)
         if self.joint is not None:
             log_probs = joint_log_probs(self.distribution, parameters, self.joint.to(parameters.device))
-            return (log_probs.exp() * self.values.smallest(observations)).sum(1)
+            return (log_probs.exp() * self.values.smallest(self.values.features(observations))).sum(1)
         drawn = [self.of_actions(observations, self.distribution.sample(parameters, one)) for one in noise]
         return torch.stack(drawn).mean(0)
 

@@ -66,7 +66,12 @@ def average_gradients(critic: nn.Module, samples: int) -> None:
 
 def can_be_lean(critic: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
     """Return whether a critic is ours, and the optimiser what `make_optimizer` makes of it."""
-    if type(critic) is not Critic or is_listened_to(critic) or not is_perceptron(critic.network):
+    if (
+        type(critic) is not Critic
+        or learns(critic.encoder)
+        or is_listened_to(critic)
+        or not is_perceptron(critic.network)
+    ):
         return False
     if type(optimizer) is not torch.optim.Adam or len(optimizer.param_groups) != 1:
         return False
@@ -77,6 +82,11 @@ def can_be_lean(critic: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
         and bool(group["fused"])
         and not (group["amsgrad"] or group["maximize"] or group["weight_decay"])
     )
+
+
+def learns(encoder: nn.Module | None) -> bool:
+    """Return whether an encoder has parameters."""
+    return encoder is not None and any(True for _ in encoder.parameters())
 
 
 @torch.no_grad()
@@ -94,7 +104,7 @@ def descend_lean(
     """
     network = Perceptron(critic.network)
     adam = FlatAdam(optimizer, network)
-    samples = joined(observations, returns)
+    samples = joined(critic.features(observations), returns)
     small = len(network.theta) * config.minibatch_size < WORTH_A_THREAD
     with single_thread() if small else nullcontext():
         for chosen in minibatches(samples, config, generator):

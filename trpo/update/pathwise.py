@@ -51,7 +51,7 @@ class Pathwise:
         """Return Q of the actions that the parameters (n, 2A) give with each noise (n, K)."""
         mean, log_std = (part.unsqueeze(1) for part in parameters.chunk(2, dim=-1))
         actions = clipped(mean + log_std.exp() * noise, self.bounds)
-        states = observations.unsqueeze(1).expand(-1, noise.shape[1], -1)
+        states = self.values.features(observations).unsqueeze(1).expand(-1, noise.shape[1], -1)
         rows = torch.cat([states, actions], dim=-1).flatten(0, 1)
         return self.values.smallest(rows).view(noise.shape[:2])
 
@@ -72,7 +72,7 @@ class Expected:
         assert actions is not None
         self.distribution, self.actions = distribution, actions.to(batch.observations.device)
         with torch.no_grad():
-            worth = values.smallest(batch.observations)
+            worth = values.smallest(values.features(batch.observations))
             before = joint_log_probs(distribution, batch.old_parameters, self.actions).exp()
         self.columns = {"action_values": worth, "old_probabilities": before}
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from trpo.batch import Batch, Rollout
 from trpo.config import ActionValuesConfig, Config, UserError
-from trpo.models.action_values import ActionValues, make_action_values
+from trpo.models.action_values import ActionValues
 from trpo.models.agent import Agent
-from trpo.models.distributions import Distribution
 from trpo.system import ranks, seeds
 from trpo.update.action_values import (
     ActionValueFit,
@@ -170,7 +169,7 @@ class PathwiseSource:
         if not replay:
             return {}, {}
         optimizer = {name: value.clone() for name, value in self.optimizer.state[self.values.theta].items()}
-        own = [{"rollout": one.rollout._asdict(), "log_probs": one.log_probs} for one in self.replay]
+        own = [{"rollout": one.rollout.state(), "log_probs": one.log_probs} for one in self.replay]
         return {"theta": self.values.theta.detach().clone(), "optimizer": optimizer}, {"replay": own}
 
     def restore(self, state: dict[str, Any], own: dict[str, Any]) -> None:
@@ -183,24 +182,20 @@ class PathwiseSource:
             name: value.to(device, copy=True) for name, value in state["optimizer"].items()
         }
         moved = [
-            Recorded(Rollout(**to_device(one["rollout"], device)), one["log_probs"].to(device)) for one in own["replay"]
+            Recorded(Rollout.from_state(one["rollout"]).to(device), one["log_probs"].to(device))
+            for one in own["replay"]
         ]
         self.replay = deque(moved, maxlen=self.config.rollouts)
 
 
 def make_source(
-    config: Config,
-    observation_size: int,
-    distribution: Distribution,
-    bounds: Tensor | None,
-    environments: range,
-    device: torch.device,
+    config: Config, values: ActionValues | None, bounds: Tensor | None, environments: range, device: torch.device
 ) -> Source:
-    """Return where the surrogates of a run come from. Raises `UserError` if it cannot be that with these actions."""
-    if config.trust_region.surrogate == "score":
+    """Return where the surrogates of a run come from; without action values from each batch alone."""
+    if values is None:
         return ScoreSource()
     return PathwiseSource(
-        make_action_values(config.action_values, observation_size, distribution, seed=config.seed).to(device),
+        values.to(device),
         config.action_values,
         None if bounds is None else bounds.to(device),
         gamma=config.advantage.gamma,
@@ -209,8 +204,3 @@ def make_source(
         num_envs=config.env.num_envs,
         micro_batch=config.trust_region.micro_batch,
     )
-
-
-def to_device(columns: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return columns with their tensors on a device."""
-    return {name: column.to(device) if isinstance(column, Tensor) else column for name, column in columns.items()}

@@ -6,7 +6,8 @@ from torch import Tensor
 from trpo.batch import Batch, Rollout
 from trpo.models.agent import Agent
 from trpo.models.distributions import DiagonalGaussian
-from trpo.models.normalizer import ObservationNormalizer
+from trpo.models.normalizer import Normalizer
+from trpo.models.observations import Observations
 from trpo.numerics.advantages import discounted_returns
 from trpo.system import ranks
 
@@ -21,15 +22,21 @@ def update_reward_scale(agent: Agent, rollout: Rollout, discounted: Tensor, *, g
     return discounted
 
 
+def take_in(normalizer: Normalizer, observations: Observations) -> None:
+    """Move the observation statistics by raw observations (N, …) of all ranks: one message for each that has them."""
+    for part, rows in normalizer.learning(observations):
+        part.update(ranks.moments_of(rows))
+
+
 @torch.no_grad()
 def update_normalizer(agent: Agent, rollout: Rollout, batch: Batch) -> dict[str, float]:
     """Move the observation statistics; return the policy's figures and the KL that the move caused."""
     policy, normalizer = agent.policy, agent.normalizer
     before = policy(batch.observations)
     means = {"policy/entropy": policy.distribution.entropy(before).double().mean()}
-    if isinstance(normalizer, ObservationNormalizer):
+    if normalizer is not None and agent.has_statistics:
         observations = rollout.observations[rollout.valid]
-        normalizer.update(ranks.moments_of(observations))
+        take_in(normalizer, observations)
         after = policy(normalizer(observations))
         means["trust_region/normalizer_kl"] = policy.distribution.kl(before, after).mean()
     averaged = ranks.mean(torch.stack(list(means.values())), len(before))

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from trpo.batch import Batch
 from trpo.models.distributions import Distribution
+from trpo.models.observations import Observations
 
 
 class Piece(NamedTuple):
     """Rows of a batch that pass through the network together."""
 
-    observations: Tensor  # (n, O)
+    observations: Observations  # (n, …)
     old_parameters: Tensor  # (n, D)
     columns: dict[str, Tensor]  # the surrogate's, (n, …) each
 

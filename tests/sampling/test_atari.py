@@ -30,7 +30,7 @@ def test_both_pongs_are_seen_alike():
 def test_the_package_need_not_be_named():
     env = compose("task=pong_ale").env
     assert ":" not in env.id
-    assert check_environment(env).observations.size == 4 * 42 * 42
+    assert check_environment(env).observations.shape == (4, 42, 42)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -103,7 +103,7 @@ def test_an_environment_of_an_installed_package_is_made_by_its_name_alone(config
     config = EnvConfig(id="MiniGrid-Pole-v0", num_envs=2, **config)
     with closing(make_vector_env(config, worker=make_env)) as envs:  # as a rank does, which has checked nothing before
         assert envs.single_observation_space.shape == (4,)
-    assert check_environment(config).observations.size == 4
+    assert check_environment(config).observations.shape == (4,)
 
 
 @pytest.mark.usefixtures("installed")

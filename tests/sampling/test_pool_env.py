@@ -193,6 +193,17 @@ def test_minigrid_without_a_goal_is_cut_by_its_limit_and_reset_in_the_step_after
     assert np.flatnonzero(ends).tolist() == [3, 8]  # the fourth step, and four after the reset
 
 
+@pytest.mark.parametrize("id", ["Sokoban-v0", "Jumanji/Sokoban-v0"])
+def test_a_count_of_steps_stays_in_its_space_where_the_limit_cuts(id, make):
+    """Its space ends with the limit of 120, and one-hot has no place for 121."""
+    env = make(id)
+    with closing(Pool(config_of(id), env)) as made:
+        made.reset(seed=[1, 2])
+        steps = [made.step(np.zeros(2, np.int32)) for _ in range(125)]
+    assert max(step[0]["step_count"].max() for step in steps) == env.observation_space["step_count"].n - 1 == 120
+    assert [index for index, step in enumerate(steps) if step[3].any()] == [119]
+
+
 # Infos and rewards
 
 
@@ -219,7 +230,7 @@ def test_the_reward_is_the_steps_and_not_the_one_that_atari_has_in_its_info(make
 
 def test_arguments_go_to_envpool(make):
     assert make("Pong-v5", **SMALL_FRAMES).reset(seed=0)[0].shape == (1, 42, 42)
-    assert check_environment(config_of("Pong-v5", **SMALL_FRAMES)).observations.size == 42 * 42
+    assert check_environment(config_of("Pong-v5", **SMALL_FRAMES)).observations.shape == (1, 42, 42)
 
 
 def test_bounds_that_only_say_what_a_number_can_hold_are_none(make):

@@ -71,7 +71,7 @@ def test_lists_become_tuples():
 
 def test_spaces_are_those_of_the_outermost():
     stacked = config_of({"wrapper": "gymnasium.wrappers:FrameStackObservation", "stack_size": 4})
-    assert check_environment(stacked).observations.size == 4 * 6
+    assert check_environment(stacked).observations.shape == (4, 6)
     discretised = config_of({"wrapper": "gymnasium.wrappers:DiscretizeAction", "bins": 5})
     assert check_environment(discretised).distribution.sizes == (5,)
 

@@ -43,8 +43,9 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
     look_here_too()
     if config.backend == "envpool" and only_in_envpool(config.id):
         return PoolEnv(config, **kwargs)
-    make = functools.partial(make_with_gymnasium, config)
-    return with_mask(wrapped(make(**kwargs), config.wrappers), repr(config), lambda: wrapped(make(), config.wrappers))
+    env = wrapped(make_with_gymnasium(config, **kwargs), config.wrappers)
+    key = repr((config.id, config.kwargs, config.wrappers))
+    return with_mask(env, key, lambda: wrapped(make_with_gymnasium(config), config.wrappers))
 
 
 def make_with_gymnasium(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:

@@ -18,6 +18,9 @@ MOST_STEPS = 2**31 - 2  # of an environment without a time limit: EnvPool counts
 FREE = -1  # EnvPool's word for threads that may run anywhere
 SEED_SHIFT = 2**31  # our seeds are unsigned, EnvPool's signed
 PAID_BY_LIMIT = re.compile(r"(MiniGrid|BabyAI)-")  # ids of environments that pay 1 − 0.9 · steps / limit at their goal
+SHOWING_LIMIT = re.compile(
+    r"(Jumanji/)?Sokoban-|(MuJoCoPlayground/)?AlohaHandOver-"
+)  # whose observations count with it
 
 
 class Pool(VectorEnv):
@@ -26,8 +29,8 @@ class Pool(VectorEnv):
     EnvPool calls an end in the very step of the time limit a truncation, though the environment may have terminated
     there. So EnvPool's own limit lies one step beyond, and the true one is kept here: such an end is both, as in
     Gymnasium. An environment cut by the true limit goes one step further before it resets; the two steps after
-    such an end belong to no episode. Where the limit decides what is paid, EnvPool's own is the true one, and a
-    reward tells that such an end is both.
+    such an end belong to no episode. Where the limit decides what is paid or seen, EnvPool's own is the true
+    one; what is paid then tells that such an end is both.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012  Gymnasium's own form
@@ -38,7 +41,8 @@ class Pool(VectorEnv):
         self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
         self.limit = (env.spec and env.spec.max_episode_steps) or MOST_STEPS
         self.paid_by_limit = bool(PAID_BY_LIMIT.match(config.id))
-        self.arguments = {**config.kwargs, "max_episode_steps": self.limit + (not self.paid_by_limit)}
+        beyond = not (self.paid_by_limit or SHOWING_LIMIT.match(config.id))
+        self.arguments = {**config.kwargs, "max_episode_steps": self.limit + beyond}
         self.pin = config.pin
         self.pool: Any = None
         observation_space, action_space = spaces_of(specify(self.id, self.arguments))

@@ -4,6 +4,7 @@ Read a training iteration top-down: `trainer` → `update.trust_region` → `upd
 `numerics.conjugate_gradient`, `numerics.line_search` → `models.distributions`.
 
     config, keys    every key, default and range; keys as they are typed; fields: what a key is
+    library         a trained agent away from where it was trained: load, act
     commands/       what a person types: one file a command; arguments to checked jobs (Hydra lives only here)
     run, writer     one run: when to log, evaluate, save and stop; what it writes
     trainer         one iteration: collect → batch → policy step → critic fit → statistics
@@ -19,6 +20,8 @@ Shapes: T steps per environment, B environments, N samples, O observation, A act
 policy-parameter sizes. θ is `theta`, always flat (P,); δ is `max_kl`; KL is joint, old policy first, in nats.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from trpo.batch import Batch
 from trpo.config import Config, CriticConfig, TrustRegionConfig
 from trpo.models.agent import Agent
@@ -31,6 +34,21 @@ from trpo.update.critic import fit_critic
 from trpo.update.step_info import Outcome, StepInfo
 from trpo.update.surrogates import Piece, Score, Surrogate
 from trpo.update.trust_region import trust_region_step
+
+if TYPE_CHECKING:
+    from trpo.library import TrainedAgent, load
+
+LATER = ("TrainedAgent", "load")  # of `library`, which imports Gymnasium: only for who asks
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is in `LATER` when it is asked for."""
+    if name not in LATER:
+        raise AttributeError(f"module 'trpo' has no attribute {name!r}")
+    import trpo.library
+
+    return getattr(trpo.library, name)
+
 
 __all__ = [
     "Agent",
@@ -45,6 +63,7 @@ __all__ = [
     "Score",
     "StepInfo",
     "Surrogate",
+    "TrainedAgent",
     "TrustRegionConfig",
     "conjugate_gradient",
     "fit_critic",
@@ -52,5 +71,6 @@ __all__ = [
     "gauss_newton_product",
     "hessian_product",
     "line_search",
+    "load",
     "trust_region_step",
 ]

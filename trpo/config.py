@@ -214,6 +214,10 @@ class Config(Section):
     record: RecordConfig = dataclasses.field(default_factory=RecordConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
+    def sees(self, name: str) -> bool:
+        """Return whether any network sees a part of the observation: one that names none sees all."""
+        return any(not names or name in names for names in (self.policy.observations, self.critic.observations))
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.policy.noise_correlation and self.trust_region.surrogate == "pathwise":

@@ -3,7 +3,8 @@
 import dataclasses
 import difflib
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from trpo.config import Config, Section, UserError, dotted
 
@@ -24,6 +25,21 @@ def flat(config: Config) -> dict[str, str | int | float | bool]:
         value = operator.attrgetter(name)(config)
         values[name] = value if isinstance(value, str | int | float | bool) else str(value)
     return values
+
+
+def nested(values: Mapping[str, Any], section: type[Section] = Config) -> Any:
+    """Return the configuration that `dataclasses.asdict` made a dictionary of; what it lacks takes its default.
+
+    Raises `UserError` for what is no key of this version.
+    """
+    fields = {field.name: field for field in dataclasses.fields(section)}
+    if unknown := values.keys() - fields.keys():
+        raise UserError(f"unknown keys {', '.join(sorted(unknown))}: a configuration of another version")
+    parts = {
+        name: value if fields[name].metadata else nested(value, fields[name].default_factory)  # type: ignore[arg-type]
+        for name, value in values.items()
+    }
+    return section(**parts)
 
 
 def check_key(typed: str) -> None:

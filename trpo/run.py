@@ -209,7 +209,7 @@ def announce(trainer: Trainer, directory: Path) -> None:
 
 def announce_observations(trainer: Trainer, size: int) -> None:
     """Say what is taken for what, and what memory that takes, where observations are more than one vector."""
-    config, spec = trainer.config, as_asked(trainer.environments.interface.observations, trainer.config.policy)
+    config, spec = trainer.config, as_asked(trainer.environments.interface.observations, trainer.config)
     if isinstance(spec, Leaf) and spec.flat:
         return
     rows = min(size, config.trust_region.micro_batch or size)

@@ -50,7 +50,7 @@ class Trainer:
         self.config = config
         self.device = resolve_device(config)
         set_up(threads=config.run.threads, deterministic=config.run.deterministic)
-        self.environments = Environments(config.env, config.seed, ranks.share(config.env.num_envs))
+        self.environments = Environments(config.env, config.seed, ranks.share(config.env.num_envs), config.sees)
         try:
             self._make_parts()
         except BaseException:
@@ -62,10 +62,9 @@ class Trainer:
         self.agent = agent_for(config, interface).to(self.device)
         self.optimizer = make_optimizer(self.agent.critic, config.critic)
         self.judge = Judge()
-        values = action_values_for(config, interface)
-        self.source = make_source(config, values, interface.bounds, self.environments.numbers, self.device)
-        rank = () if ranks.leads() else (ranks.number(),)
-        self.minibatches = seeds.generator(config.seed, seeds.Role.MINIBATCHES, *rank)
+        values, numbers = action_values_for(config, interface), self.environments.numbers
+        self.source = make_source(config, values, interface.bounds, numbers, self.device)
+        self.minibatches = seeds.generator(config.seed, seeds.Role.MINIBATCHES, *[ranks.number()] * (not ranks.leads()))
         self.collector = Collector(
             self.environments,
             steps=-(-config.run.steps_per_iteration // config.env.num_envs),
@@ -197,6 +196,7 @@ class Trainer:
         shared, own = self.source.state(replay)
         return {
             "config": dataclasses.asdict(self.config),
+            "spaces": self.environments.interface.description(),
             "device": self.device.type,
             "iteration": self.iteration,
             "env_steps": self.env_steps,

@@ -173,8 +173,18 @@ def test_a_part_that_is_not_there_or_cannot_be_taken_so_is_named(config, said):
 
 
 def test_kinds_are_changed_by_name_only():
-    assert as_asked(PARTS, PolicyConfig(grids=("picture",))) == {**PARTS, "picture": PICTURE._replace(kind=Kind.GRID)}
-    assert as_asked(PICTURE, PolicyConfig(vectors=(ALONE,))).kind is Kind.VECTOR
+    assert as_asked(PARTS, Config(policy=PolicyConfig(grids=("picture",)))) == {
+        **PARTS,
+        "picture": PICTURE._replace(kind=Kind.GRID),
+    }
+    assert as_asked(PICTURE, Config(policy=PolicyConfig(vectors=(ALONE,)))).kind is Kind.VECTOR
+
+
+def test_a_part_that_no_network_sees_is_not_there():
+    named = Config(policy=PolicyConfig(observations=("speed",)), critic=CriticConfig(observations=("where",)))
+    assert list(as_asked({**PARTS, MASK: Leaf(Kind.MASK, (3,), 1)}, named)) == ["speed", "where", MASK]
+    one = Config(policy=PolicyConfig(observations=("speed",)))  # a critic that names none sees all
+    assert as_asked(PARTS, one) == PARTS
 
 
 def test_a_masked_policy_gives_invalid_actions_nothing():

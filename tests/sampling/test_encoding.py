@@ -137,3 +137,14 @@ def test_only_numbers_can_lie_outside_their_space():
     encoded = interface.encode([{"eye": np.zeros((40, 40, 3)), "arm": np.array([0, x])} for x in (0.0, 1.5, -2.0)])
     assert interface.contains(encoded).tolist() == [True, False, False]
     assert interface.contains(torch.stack([encoded, encoded])).shape == (2, 3)
+
+
+def test_parts_that_nobody_sees_are_not_even_encoded():
+    space = spaces.Dict({"eye": spaces.Box(-1, 1, (2,)), "steps": spaces.Discrete(4), MASK: spaces.MultiBinary(2)})
+    interface = make_interface(space, spaces.Discrete(2), kept=lambda name: name == "eye")
+    over = {"eye": np.zeros(2), "steps": 4, MASK: np.ones(2)}  # as some environments count on past their space
+    encoded = interface.encode([over])
+    assert list(interface.observations) == list(leaves_of(encoded)) == [MASK, "eye"]
+    assert interface.contains(encoded).all()
+    with pytest.raises(ValueError, match="the observation 4 is none of the 4 of its space"):
+        make_interface(space, spaces.Discrete(2)).encode([over])

@@ -89,7 +89,7 @@ def make_action_values(config: Config, observations: Spec, distribution: Distrib
     Raises `UserError` for too many joint actions, and for pictures: of these networks none is a convolution.
     """
     joint, alone = joint_actions(distribution), isinstance(observations, Leaf)
-    seen = chosen(as_asked(observations, config.policy), config.critic.observations)
+    seen = chosen(as_asked(observations, config), config.critic.observations)
     flat = {name: leaf._replace(kind=flattened(name, leaf)) for name, leaf in seen.items()}
     generator = seeds.generator(config.seed, seeds.Role.NETWORKS, 1)
     encoder = make_encoder(next(iter(flat.values())) if alone else flat, (), generator=generator)

@@ -61,7 +61,7 @@ def make_agent(config: Config, observations: Spec, distribution: Distribution) -
     Raises `UserError` where the configuration names an observation that is not there.
     """
     generator = seeds.generator(config.seed, seeds.Role.NETWORKS)
-    observations = as_asked(observations, config.policy)
+    observations = as_asked(observations, config)
     return Agent(
         critic=make_critic(config.critic, observations, generator),
         policy=make_policy(config.policy, observations, distribution, generator),

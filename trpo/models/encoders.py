@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from trpo.config import PolicyConfig, UserError
+from trpo.config import Config, UserError
 from trpo.models.observations import ALONE, Kind, Leaf, Observations, Spec, leaves_of, named, sides
 
 HIDDEN_GAIN = 2.0**0.5
@@ -116,14 +116,13 @@ def chosen(spec: Spec, seen: tuple[str, ...]) -> dict[str, Leaf]:
     return {name: leaf for name, leaf in visible.items() if not seen or name in seen}
 
 
-def as_asked(spec: Spec, config: PolicyConfig) -> Spec:
-    """Return the leaves with the kinds that the configuration gives them. Raises `UserError` for an unknown name."""
-    leaves = dict(named(spec))
-    for kind, names in (
-        (Kind.IMAGE, config.images),
-        (Kind.GRID, config.grids),
-        (Kind.VECTOR, config.vectors),
-    ):
+def as_asked(spec: Spec, config: Config) -> Spec:
+    """Return the leaves that any network sees, and the mask, with the kinds that the configuration gives them.
+
+    Raises `UserError` for an unknown name.
+    """
+    leaves, policy = dict(named(spec)), config.policy
+    for kind, names in ((Kind.IMAGE, policy.images), (Kind.GRID, policy.grids), (Kind.VECTOR, policy.vectors)):
         check_names(names, leaves)
         for name in names:
             if min(sides(leaves[name].shape), default=0) < SMALLEST.get(kind, 0):
@@ -132,7 +131,9 @@ def as_asked(spec: Spec, config: PolicyConfig) -> Spec:
                     f"must be at least {SMALLEST[kind]}"
                 )
             leaves[name] = leaves[name]._replace(kind=kind)
-    return leaves[ALONE] if isinstance(spec, Leaf) else leaves
+    if isinstance(spec, Leaf):
+        return leaves[ALONE]
+    return {name: leaf for name, leaf in leaves.items() if leaf.kind is Kind.MASK or config.sees(name)}
 
 
 def check_names(names: tuple[str, ...], leaves: dict[str, Leaf]) -> None:

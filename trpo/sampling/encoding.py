@@ -18,13 +18,14 @@ from trpo.models.observations import ALONE, MASK, Kind, Leaf, Observations, Spec
 
 Encode = Callable[[Any], Observations]
 Path = tuple[str | int, ...]
+Kept = Callable[[str], bool]
 
 SMALLEST_PICTURE = 36  # pixels a side; what is smaller is a grid
 SMALLEST_GRID = 3  # cells a side, as a kernel has
 
 
-def make_encoder(space: spaces.Space, actions: int = 0) -> tuple[Spec, Encode]:
-    """Return the leaves of a space, and the encoder of a batch of its observations, always a copy.
+def make_encoder(space: spaces.Space, actions: int = 0, kept: Kept = lambda _: True) -> tuple[Spec, Encode]:
+    """Return the leaves of a space that are `kept`, and the encoder of a batch of its observations, always a copy.
 
     A batch is what a vector environment gives, or for a space of one part a list of single observations. A part called
     `action_mask` with one entry for each of so many discrete `actions` (over all dimensions) is their mask.
@@ -36,8 +37,10 @@ def make_encoder(space: spaces.Space, actions: int = 0) -> tuple[Spec, Encode]:
     leaves: dict[str, Leaf] = {}
     encoders: dict[str, Callable[[Any], Tensor]] = {}
     for path, part in parts_of(space):
-        paths[name := name_of(path)] = path
-        is_mask = name == MASK and actions > 0
+        name, is_mask = name_of(path), name_of(path) == MASK and actions > 0
+        if not (is_mask or kept(name)):
+            continue
+        paths[name] = path
         leaves[name], encoders[name] = make_mask_encoder(part, actions) if is_mask else make_leaf_encoder(part)
 
     def encode(raw: Any) -> Observations:
@@ -94,6 +97,8 @@ def make_leaf_encoder(space: spaces.Space) -> tuple[Leaf, Callable[[Any], Tensor
 def one_hot(raw: Any, count: int, start: int) -> Tensor:
     """Return numbers that count from `start` as rows (B, count) with one 1."""
     indices = np.asarray(raw, dtype=np.int64).reshape(-1) - start
+    if outside := (indices[(indices < 0) | (indices >= count)] + start).tolist():
+        raise ValueError(f"the observation {outside[0]} is none of the {count} of its space, which count from {start}")
     return torch.nn.functional.one_hot(torch.from_numpy(indices), count).float()
 
 
@@ -143,7 +148,7 @@ def make_contains(space: spaces.Space, spec: Spec) -> Callable[[Observations], T
     bounds = {
         name: [torch.from_numpy(bound.astype(np.float32).reshape(-1)) for bound in (part.low, part.high)]
         for name, part in ((name_of(path), part) for path, part in parts_of(space))
-        if isinstance(part, spaces.Box) and leaves[name].bytes == 4
+        if isinstance(part, spaces.Box) and name in leaves and leaves[name].bytes == 4
     }
 
     def contains(observations: Observations) -> Tensor:

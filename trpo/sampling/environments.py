@@ -13,6 +13,7 @@ from trpo.config import EnvConfig
 from trpo.models.observations import MASK, Observations, from_plain, leaves_of, plain, same_rows
 from trpo.sampling.backend import Backend
 from trpo.sampling.checks import check_finite, check_masks
+from trpo.sampling.encoding import Kept
 from trpo.sampling.history import History
 from trpo.sampling.interface import make_interface
 from trpo.system import seeds
@@ -56,9 +57,10 @@ class Environments:
         config: its `num_envs` counts the environments of all ranks.
         seed: of the run.
         numbers: which of them are stepped here; all, by default. Their numbers decide their seeds.
+        kept: which parts of an observation are, by name.
     """
 
-    def __init__(self, config: EnvConfig, seed: int, numbers: range | None = None) -> None:
+    def __init__(self, config: EnvConfig, seed: int, numbers: range | None = None, kept: Kept = lambda _: True) -> None:
         numbers = range(config.num_envs) if numbers is None else numbers
         self.config = config
         self.seed = seed
@@ -67,7 +69,7 @@ class Environments:
         self.masked_resets = config.backend in ("sync", "async")
         self.backend = self._make_backend()
         envs = self.backend.envs
-        self.interface = make_interface(envs.single_observation_space, envs.single_action_space)
+        self.interface = make_interface(envs.single_observation_space, envs.single_action_space, kept)
         self.steps = 0  # of the vector
         self.strayed = False  # whether an observation has lain outside its space
         self.episodes = np.zeros(self.num_envs, dtype=np.int64)  # started, per environment

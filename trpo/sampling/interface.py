@@ -12,7 +12,8 @@ from trpo.config import UserError
 from trpo.models.action_values import clipped
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
 from trpo.models.observations import MASK, Kind, Observations, Spec, named
-from trpo.sampling.encoding import Encode, make_contains, make_encoder
+from trpo.sampling.description import described
+from trpo.sampling.encoding import Encode, Kept, make_contains, make_encoder
 
 Decode = Callable[[Tensor], np.ndarray]
 
@@ -28,6 +29,12 @@ class Interface(NamedTuple):
     encode: Encode  # a batch of observations to B rows, always a copy
     decode: Decode  # actions (B, A) to a batch of environment actions
     bounds: Tensor | None = None  # of continuous actions (2, A), in the policy's units
+    observation_space: spaces.Space | None = None
+    action_space: spaces.Space | None = None
+
+    def description(self) -> dict[str, Any]:
+        """Return the spaces as plain data, from which `make_interface` makes the same without an environment."""
+        return {"observation": described(self.observation_space), "action": described(self.action_space)}
 
     @property
     def masked(self) -> bool:
@@ -35,11 +42,16 @@ class Interface(NamedTuple):
         return any(leaf.kind is Kind.MASK for leaf in named(self.observations).values())
 
 
-def make_interface(observation_space: spaces.Space, action_space: spaces.Space) -> Interface:
-    """Return the interface for these spaces. Raises `UserError` naming a space that is not supported."""
+def make_interface(
+    observation_space: spaces.Space, action_space: spaces.Space, kept: Kept = lambda _: True
+) -> Interface:
+    """Return the interface for these spaces, with the parts of an observation that are `kept` by name.
+
+    Raises `UserError` naming a space that is not supported.
+    """
     distribution, decode = make_decoder(action_space)
     actions = distribution.parameter_size if isinstance(distribution, Categorical) else 0
-    observations, encode = make_encoder(observation_space, actions)
+    observations, encode = make_encoder(observation_space, actions, kept)
     if MASK in named(observations) and isinstance(distribution, Bernoulli):
         raise UserError(f"{MASK} masks Discrete and MultiDiscrete actions; a mask of {action_space} is not supported")
     return Interface(
@@ -49,6 +61,8 @@ def make_interface(observation_space: spaces.Space, action_space: spaces.Space) 
         encode=encode,
         decode=decode,
         bounds=action_bounds(action_space),
+        observation_space=observation_space,
+        action_space=action_space,
     )
 
 

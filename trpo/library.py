@@ -1,0 +1,97 @@
+"""A trained agent away from where it was trained: loaded from its files alone, asked for actions."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trpo.config import Config, UserError
+from trpo.keys import nested
+from trpo.models.agent import Agent, load_agent
+from trpo.record import checkpoint, run_directory
+from trpo.sampling.description import space_of
+from trpo.sampling.interface import Interface, make_interface
+from trpo.sampling.observing import as_batch, is_batch, with_mask
+from trpo.trainer import agent_for
+
+
+class TrainedAgent:
+    """An agent with the way from raw observations to an environment's actions; no environment is made.
+
+    Args:
+        agent: policy, critic and statistics.
+        config: of its run.
+        interface: what it observes and answers; a mask of valid actions is a part called `action_mask`.
+        env_steps: how long it was trained.
+        seed: of sampled actions.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        config: Config,
+        *,
+        interface: Interface,
+        env_steps: int,
+        seed: int = 0,
+    ) -> None:
+        self.agent = agent.requires_grad_(False)
+        self.config, self.env_steps = config, env_steps
+        self.interface = interface
+        self.observation_space, self.action_space = interface.observation_space, interface.action_space
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def act(self, observation: Any, *, stochastic: bool = False, mask: Any = None) -> Any:
+        """Return the action for a raw observation, or an array of actions for a batch: the mode, or a sample.
+
+        Args:
+            observation: as the environment gives it, one or a batch (B, …).
+            stochastic: whether to sample.
+            mask: of valid actions, (n,) or (B, n), where it is no part of the observation: `info["action_mask"]`.
+
+        Raises `UserError` for what is no observation of its space, and if a mask is missing.
+        """
+        observation = with_mask(observation, mask, self.interface)
+        many = is_batch(observation, self.observation_space)
+        rows = self.interface.encode(observation if many else as_batch(observation, self.observation_space))
+        noise = self.agent.policy.distribution.noise(len(rows), self.generator) if stochastic else None
+        actions = self.interface.decode(self.agent.actor()(rows, noise))
+        return actions if many else actions[0]
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,  # noqa: ARG002  part of the signature
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """Return (action, state), with the arguments of Stable-Baselines3's `predict`; there is no memory in it."""
+        return self.act(observation, stochastic=not deterministic), state
+
+
+def load(path: str | Path, *, seed: int = 0) -> TrainedAgent:
+    """Return the agent of a run directory (as its newest checkpoint has it) or of a checkpoint, on the CPU.
+
+    `seed` is that of sampled actions. Raises `UserError` if there is none, or if it is of a version that did not save
+    its spaces.
+    """
+    file, state = read(Path(path))
+    if "spaces" not in state:
+        raise UserError(f"{file} is of an earlier version, which did not save the spaces: resume its run once")
+    config: Config = nested(state["config"])
+    observed, answered = (space_of(state["spaces"][name]) for name in ("observation", "action"))
+    interface = make_interface(observed, answered, config.sees)
+    agent = agent_for(config, interface)
+    load_agent(agent, state, str(file))
+    return TrainedAgent(agent, config, interface=interface, env_steps=state["env_steps"], seed=seed)
+
+
+def read(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the checkpoint that a path names and what it holds."""
+    if not path.is_dir():
+        return path, checkpoint.load(path)
+    run_directory.check_is_run(path)
+    found = checkpoint.newest_readable(path / run_directory.CHECKPOINTS)
+    if found is None:
+        raise UserError(f"{path} holds no checkpoint yet")
+    return found

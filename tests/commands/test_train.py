@@ -60,7 +60,7 @@ MISTAKES = [
     (["task=cartpole", "device=abacus"], ["device=abacus", "cpu"]),
     (["task=cartpole", "device=meta", "run.total_steps=1"], ["device=meta", "cpu"]),
     (["env.id=broken:DictActions-v0"], ["action space Dict", "Discrete, MultiDiscrete, MultiBinary"]),
-    (["env.id=broken:TextObservations-v0"], ["observation space Dict", "supported: Box, Discrete"]),
+    (["env.id=broken:TextObservations-v0"], ["observation space Sequence", "supported: Box, Discrete"]),
     ([], ["task=", "env.id="]),
     (["seed=3"], ["task=", "env.id="]),
     (["task=null"], ["task"]),

@@ -255,7 +255,7 @@ def test_another_number_of_ranks_is_refused(whole, torchrun, tmp_path, capsys):
 
 MISTAKES = {
     "env.num_envs=1": "trpo-train: env.num_envs=1 is too few for 2 ranks: each needs one",
-    "env.nope=1": "trpo-train: unknown key 'env.nope'; did you mean env.pin or env.num_envs?",
+    "env.nope=1": "trpo-train: unknown key 'env.nope'; did you mean env.pin or env.wrappers or env.num_envs?",
     "-m": "trpo-train: -m starts a process for each job: run it without torchrun, or one job at a time with it",
     "record.dump_every=1": "trpo-train: record.dump_every: no rank has the whole of an update; "
     "dump updates of one process",

@@ -119,10 +119,10 @@ def per_thousand_steps(runs: list[Run]) -> str:
 def table(found: dict[tuple[str, str], list[Run]]) -> str:
     """Return promised and kept per √nat, and the two halves of a batch, as a Markdown table."""
     lines = [
-        f"The first {STEPS:,} steps, {len(SEEDS)} seeds together; gains in standard deviations of the advantage, per √nat",
-        "of KL and, last, per 1,000 environment steps, ± one standard error. *By halves*: at every tenth iteration, a",
-        "step chosen on half of the batch, judged by the other half, at a relative damping of 0.03; the cosine is that",
-        "of the halves' gradients.\n",
+        f"The first {STEPS:,} steps, {len(SEEDS)} seeds together; gains in standard deviations of the advantage,",
+        "per √nat of KL and, last, per 1,000 environment steps, ± one standard error. *By halves*: at every tenth",
+        "iteration, a step chosen on half of the batch, judged by the other half, at a relative damping of 0.03; the",
+        "cosine is that of the halves' gradients.\n",
         "| environment | surrogate | judged | promised | kept | share kept | by halves: promised, kept | cosine "
         "| kept per 1,000 steps |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -73,6 +73,7 @@ def listed(values: list[float]) -> str:
 
 def shown(value: float | np.floating) -> str:
     """Return a score with the digits that mean something."""
+    value = float(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 

@@ -2,9 +2,10 @@
 
     python scripts/promise_and_fact.py --runs runs/promise              # the table and the figure of docs/promise.md
     python scripts/promise_and_fact.py --runs runs/promise --estimates  # how much the judge depends on λ and on V
+    python scripts/promise_and_fact.py --runs runs/promise --surrogates score pathwise  # and scripts/pathwise_table.py
 
 Writes scripts/results/promise.md and promise.png; with --estimates, promise_estimates.md. Runs that are there already
-are not repeated. Two at a time, each on one core: a quarter of an hour on two cores.
+are not repeated. Two at a time, each on one core: a quarter of an hour on two cores, an hour more with `pathwise`.
 """
 
 import argparse
@@ -21,9 +22,9 @@ from matplotlib.figure import Figure
 from trpo.batch import make_batch
 from trpo.config import Config, EnvConfig, RunConfig, TrustRegionConfig
 from trpo.numerics.ratio import ratio_of_sums
-from trpo.record.promises import KEPT, PerRootNat, per_root_nat
+from trpo.record.promises import KEPT, SPREAD, PerRootNat, per_root_nat
 from trpo.record.run_directory import FINISHED
-from trpo.record.runs import Run, read_run
+from trpo.record.runs import Rows, Run, read_run
 from trpo.system.laps import Laps
 from trpo.trainer import Trainer
 from trpo.update.promise import Judgement, judge
@@ -32,17 +33,23 @@ RESULTS = Path(__file__).parent / "results"
 TASKS = ("halfcheetah", "hopper", "walker2d", "ant", "humanoid")
 SEEDS = (0, 1, 2)
 STEPS = 250_000
-COMMON = (  # the first quarter of a million steps, as δ falls over a whole run
-    *(f"run.total_steps={STEPS}", "trust_region.anneal=0.225", "run.evaluation_episodes=0", "record.profile_every=10"),
-    *("record.progress=false", "env.backend=envpool", "env.pin=false"),
-)
+COMMON = ("record.progress=false", "env.backend=envpool", "env.pin=false")
+SETTINGS = {
+    "score": (  # the first quarter of a million steps, as δ falls over a whole run
+        *(f"run.total_steps={STEPS}", "trust_region.anneal=0.225"),
+        *("run.evaluation_episodes=0", "record.profile_every=10"),
+    ),
+    "pathwise": (  # whole runs
+        *("surrogate=pathwise", "run.total_steps=300000", "run.evaluate_every=0", "record.profile_every=0"),
+    ),
+}
 
 
 def main() -> None:
     """Run what is missing, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="where the runs are, or will be")
-    parser.add_argument("--surrogates", nargs="+", default=["score"], help="what to maximise (default: score)")
+    parser.add_argument("--surrogates", nargs="+", choices=SETTINGS, default=["score"], help="(default: score)")
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--estimates", action="store_true", help="judge by other advantages as well")
     arguments = parser.parse_args()
@@ -70,7 +77,6 @@ def train(runs: Path, surrogate: str, task: str, seed: int) -> None:
     target = directory(runs, surrogate, task, seed)
     if (target / "summary.json").exists() and read_run(target).status == FINISHED:
         return
-    chosen = [] if surrogate == "score" else [f"surrogate={surrogate}"]
     command = [
         sys.executable,
         "-m",
@@ -78,36 +84,57 @@ def train(runs: Path, surrogate: str, task: str, seed: int) -> None:
         f"task={task}",
         f"seed={seed}",
         *COMMON,
-        *chosen,
+        *SETTINGS[surrogate],
         f"hydra.run.dir={target}",
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
+def judged_in(runs: list[Run]) -> Rows:
+    """Return the iterations of all seeds that judge a step, up to the one in which `STEPS` is reached."""
+    return [
+        row
+        for run in runs
+        for row, before in zip(run.rows, [None, *run.rows], strict=False)
+        if KEPT in row and (before is None or before["env_steps"] < STEPS)
+    ]
+
+
 def gains_of(runs: list[Run]) -> PerRootNat:
     """Return the gains per √nat of all seeds together."""
-    gains = per_root_nat(row for run in runs for row in run.rows)
+    gains = per_root_nat(judged_in(runs))
     assert gains is not None
     return gains
+
+
+def per_thousand_steps(runs: list[Run]) -> str:
+    """Return what was kept in a thousand environment steps, in standard deviations of the advantage, as a cell."""
+    rows = judged_in(runs)
+    samples = runs[0].config["run.steps_per_iteration"]
+    gains = ratio_of_sums([row[KEPT] for row in rows], [row[SPREAD] * samples / 1_000 for row in rows])
+    assert gains is not None
+    return f"{gains[0]:.4f} ± {gains[1]:.4f}"
 
 
 def table(found: dict[tuple[str, str], list[Run]]) -> str:
     """Return promised and kept per √nat, and the two halves of a batch, as a Markdown table."""
     lines = [
-        f"The first {STEPS:,} steps, {len(SEEDS)} seeds together; gains per √nat of KL in standard deviations of the",
-        "advantage, ± one standard error. *By halves*: at every tenth iteration, a step chosen on half of the batch,",
-        "judged by the other half, at a relative damping of 0.03; the cosine is that of the halves' gradients.\n",
-        "| environment | surrogate | judged | promised | kept | share kept | by halves: promised, kept | cosine |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"The first {STEPS:,} steps, {len(SEEDS)} seeds together; gains in standard deviations of the advantage,",
+        "per √nat of KL and, last, per 1,000 environment steps, ± one standard error. *By halves*: at every tenth",
+        "iteration, a step chosen on half of the batch, judged by the other half, at a relative damping of 0.03; the",
+        "cosine is that of the halves' gradients.\n",
+        "| environment | surrogate | judged | promised | kept | share kept | by halves: promised, kept | cosine "
+        "| kept per 1,000 steps |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (surrogate, _), runs in found.items():
         gains = gains_of(runs)
         share = f"{gains.kept / gains.promised:.1%}" if gains.told_apart else "not told apart from zero"
-        judged = sum(len(run.values(KEPT)) for run in runs)
+        judged = len(judged_in(runs))
         lines.append(
             f"| {runs[0].config['env.id']} | {surrogate} | {judged} "
             f"| {gains.promised:.2f} | {gains.kept:.4f} ± {gains.error:.4f} | {share} "
-            f"| {by_halves(runs)} |"
+            f"| {by_halves(runs)} | {per_thousand_steps(runs)} |"
         )
     return "\n".join(lines)
 

@@ -160,15 +160,15 @@ class ActionValuesConfig(Section):
     path: ClassVar[str] = "action_values"
     hidden_sizes: tuple[int, ...] = key((128, 128), "widths of the hidden layers", at_least=1)
     networks: int = key(2, "side by side, of which the smallest value counts", at_least=1)
-    rollouts: int = key(16, "the last ones, which are kept", at_least=1)
+    rollouts: int = key(32, "the last ones, which are kept", at_least=1)
     drawn: int = key(16, "of those, the newest among them, to which they are fitted in an iteration", at_least=1)
-    minibatches: int = key(200, "steps of AdamW in each iteration", at_least=1)
+    minibatches: int = key(100, "steps of AdamW in each iteration", at_least=1)
     minibatch_size: int = key(256, "samples per step, from the rollouts that were drawn", at_least=1)
     learning_rate: float = key(1e-3, "of AdamW", above=0.0)
-    trace: float = key(0.95, "λ of Retrace: 0 trusts the action values, 1 the returns", at_least=0.0, at_most=1.0)
+    trace: float = key(0.9, "λ of Retrace: 0 trusts the action values, 1 the returns", at_least=0.0, at_most=1.0)
     noise: int = key(4, "actions drawn in each state for the step, if they are continuous", at_least=1)
     target_noise: int = key(2, "actions drawn in each next state for the targets", at_least=1)
-    warm_up: int = key(5, "iterations that only fit them, before the first policy step", at_least=0)
+    warm_up: int = key(10, "iterations that only fit them, before the first policy step", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

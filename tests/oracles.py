@@ -40,7 +40,7 @@ def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor
 # A grid and numbers, small enough for dense matrices of all parameters, and a mask where actions are choices.
 PICTURE = {"picture": Leaf(Kind.IMAGE, (10, 11, 2), 1, flat=False)}  # 5,000 parameters more
 PARTS = {
-    "grid": Leaf(Kind.GRID, (3, 4, 2), 1, flat=False),
+    "grid": Leaf(Kind.GRID, (3, 3, 1), 1, flat=False),
     "speed": Leaf(Kind.VECTOR, (OBSERVATION_SIZE,)),
 }
 

@@ -62,8 +62,15 @@ def test_the_start_says_what_is_taken_for_what(tmp_path, capsys):
     assert "observations:" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("surrogate", SURROGATES)
-@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("surrogate", "backend"),
+    [
+        ("score", "async"),
+        ("pathwise", "sync"),
+        pytest.param("score", "sync", marks=pytest.mark.slow),
+        pytest.param("pathwise", "async", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_with_parts_and_masks_goes_on_to_the_bit(surrogate, backend, tmp_path):
     arguments = [
         *(*TINY, *LONGER, MARKED, *SURROGATES[surrogate], f"env.backend={backend}"),

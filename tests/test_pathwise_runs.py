@@ -103,7 +103,9 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("when", KILLS)
+@pytest.mark.parametrize(
+    "when", [pytest.param(when, marks=pytest.mark.slow) if when == "with the replay full" else when for when in KILLS]
+)
 def test_a_killed_run_goes_on_to_the_bit(when, tmp_path):
     iteration, overrides = KILLS[when]
     arguments = [

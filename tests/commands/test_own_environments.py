@@ -58,7 +58,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_the_processes_of_async_environments_find_it_however_they_are_started(here, method):
     (here / "bin").mkdir()
     (here / "bin" / "start.py").write_text(START.format(method=method))

@@ -45,6 +45,7 @@ def test_it_is_brought_back_to_any_step(task):
             assert torch.equal(running.step(row).next_observations, fresh.step(row).next_observations)
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_and_goes_on_exactly(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train_tiny(whole, "run.total_steps=128", "run.evaluation_episodes=1", task="pong_ale") == 0

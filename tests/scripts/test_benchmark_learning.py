@@ -119,6 +119,7 @@ def test_figure_names_everybody_who_is_in_it(tmp_path, monkeypatch):
 REACHED = {"hopper": 3372.0, "walker2d": 4501.9, "ant": 901.0, "inverted_pendulum": 1000.0, "Pusher-v5": -30.0}
 
 
+@pytest.mark.slow
 def test_a_real_run_is_scored_and_not_repeated(tmp_path, capsys):
     arguments = [str(tmp_path / "out"), "--tasks", "CartPole-v1", "--seeds", "0", "1", "--name", "tiny", "--set"]
     arguments += ["run.total_steps=1000", "run.steps_per_iteration=256", "run.checkpoint_every=300"]
@@ -142,6 +143,7 @@ def test_a_real_run_is_scored_and_not_repeated(tmp_path, capsys):
     assert again == first[1]
 
 
+@pytest.mark.slow
 def test_failed_run_is_named_and_the_rest_goes_on(tmp_path, capsys):
     jobs = [
         Job(OURS, task, 0, tmp_path / task, ("run.total_steps=300", "run.steps_per_iteration=256"))

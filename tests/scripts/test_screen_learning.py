@@ -45,6 +45,7 @@ def test_too_many_factors_are_refused():
         make_design(17)
 
 
+@pytest.mark.slow
 def test_a_real_screen(tmp_path, capsys):
     arguments = [str(tmp_path), "--tasks", "CartPole-v1=512", "--factors", "run.steps_per_iteration=128,256"]
     assert screen_learning.main(arguments) == 0

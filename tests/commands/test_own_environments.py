@@ -32,7 +32,7 @@ def ran(here, command, *arguments):
     return subprocess.run([BIN / command, *arguments], cwd=here, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("backend", [pytest.param("sync", marks=pytest.mark.slow), "async"])
 def test_a_console_script_finds_it_and_is_not_misled_by_other_files(here, backend):
     arguments = ["env.id=my_env:Mine-v0", f"env.backend={backend}", *TINY, "hydra.run.dir=run"]
     ended = ran(here, "trpo-train", *arguments)
@@ -58,7 +58,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(method, marks=pytest.mark.slow) for method in ("forkserver", "spawn"))]
+)
 def test_the_processes_of_async_environments_find_it_however_they_are_started(here, method):
     (here / "bin").mkdir()
     (here / "bin" / "start.py").write_text(START.format(method=method))

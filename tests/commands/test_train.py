@@ -179,7 +179,7 @@ wrong_type = st.tuples(
 ).map(lambda pair: (pair[0], "=".join(pair)))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(bad=out_of_range | misspelt | wrong_type, seed=st.integers(0, 9), first=st.booleans())
 def test_no_bad_configuration_gets_past_the_command(bad, seed, first):
     name, override = bad

@@ -35,13 +35,13 @@ ALLOWED = {
     "trainer": (("batch", "config", "models", "numerics", "sampling", "system", "update"), ("torch",)),
     "writer": (("keys", "numerics", "record", "trainer", "update"), ()),
     "run": (("config", "models", "numerics", "record", "system", "trainer", "update", "writer"), ()),
-    "library": (("config", "keys", "models", "record", "sampling", "trainer"), ("torch",)),
+    "trained": (("config", "keys", "models", "record", "sampling", "trainer"), ("torch",)),
     "commands": (
         ("config", "fields", "keys", "models", "record", "run", "sampling", "system", "trainer"),
         ("hydra", "numpy", "omegaconf"),
     ),
     "__main__": (("commands",), ()),
-    "__init__": (("batch", "config", "library", "models", "numerics", "update"), ()),
+    "__init__": (("batch", "config", "models", "numerics", "trained", "update"), ()),
 }
 
 

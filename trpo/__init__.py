@@ -4,7 +4,7 @@ Read a training iteration top-down: `trainer` → `update.trust_region` → `upd
 `numerics.conjugate_gradient`, `numerics.line_search` → `models.distributions`.
 
     config, keys    every key, default and range; keys as they are typed; fields: what a key is
-    library         a trained agent away from where it was trained: load, act
+    trained         a trained agent away from where it was trained: load, act
     commands/       what a person types: one file a command; arguments to checked jobs (Hydra lives only here)
     run, writer     one run: when to log, evaluate, save and stop; what it writes
     trainer         one iteration: collect → batch → policy step → critic fit → statistics
@@ -36,18 +36,18 @@ from trpo.update.surrogates import Piece, Score, Surrogate
 from trpo.update.trust_region import trust_region_step
 
 if TYPE_CHECKING:
-    from trpo.library import TrainedAgent, load
+    from trpo.trained import TrainedAgent, load
 
-LATER = ("TrainedAgent", "load")  # of `library`, which imports Gymnasium: only for who asks
+LATER = ("TrainedAgent", "load")  # of `trained`, which imports Gymnasium: only for who asks
 
 
 def __getattr__(name: str) -> Any:
     """Import what is in `LATER` when it is asked for."""
     if name not in LATER:
         raise AttributeError(f"module 'trpo' has no attribute {name!r}")
-    import trpo.library
+    from trpo import trained
 
-    return getattr(trpo.library, name)
+    return getattr(trained, name)
 
 
 __all__ = [

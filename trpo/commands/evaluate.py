@@ -68,10 +68,7 @@ def read_checkpoint(folder: Path, chosen: Path | None) -> tuple[Path, dict[str, 
     """Return the chosen checkpoint or the newest that can be read. Raises `UserError` if there is none."""
     if chosen is not None:
         return chosen, checkpoint.load(chosen)
-    found = checkpoint.newest_readable(folder)
-    if found is None:
-        raise UserError(f"{folder} holds no checkpoint yet")
-    return found
+    return checkpoint.newest(folder)
 
 
 def describe(evaluation: Evaluation) -> dict[str, float]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from trpo.config import Config, UserError
+from trpo.models.networks import HIDDEN_GAIN
 from trpo.models.observations import ALONE, Kind, Leaf, Observations, Spec, leaves_of, named, sides
 
-HIDDEN_GAIN = 2.0**0.5
 Layer = tuple[int, int, int]  # channels, kernel, stride
 NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # Mnih et al. 2015, doi:10.1038/nature14236, methods
 SMALL = ((16, 4, 2), (16, 4, 2))  # TRPO, arXiv:1502.05477, section 8.2: two layers of 16 channels and stride 2

@@ -65,6 +65,14 @@ def set_aside(directory: Path, newest: Path) -> None:
             path.rename(path.with_name(path.name + ".damaged"))
 
 
+def newest(directory: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the newest numbered checkpoint that can be read, and its state. Raises `UserError` if there is none."""
+    found = newest_readable(directory)
+    if found is None:
+        raise UserError(f"{directory} holds no checkpoint yet")
+    return found
+
+
 def newest_readable(directory: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the newest numbered checkpoint that can be read, and its state; damaged ones are reported and passed.
 

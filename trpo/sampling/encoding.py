@@ -14,6 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from trpo.config import UserError
+from trpo.models.encoders import SMALLEST
 from trpo.models.observations import ALONE, MASK, Kind, Leaf, Observations, Spec, leaves_of, named, sides, tree
 
 Encode = Callable[[Any], Observations]
@@ -21,7 +22,6 @@ Path = tuple[str | int, ...]
 Kept = Callable[[str], bool]
 
 SMALLEST_PICTURE = 36  # pixels a side; what is smaller is a grid
-SMALLEST_GRID = 3  # cells a side, as a kernel has
 
 
 def make_encoder(space: spaces.Space, actions: int = 0, kept: Kept = lambda _: True) -> tuple[Spec, Encode]:
@@ -120,7 +120,7 @@ def kind_of(space: spaces.Box) -> Kind:
     frames); what else has three axes, two of them of three cells or more, is a grid.
     """
     side = min(sides(space.shape), default=0)
-    if side < SMALLEST_GRID:
+    if side < SMALLEST[Kind.GRID]:
         return Kind.VECTOR
     is_bytes = space.dtype == np.uint8 and bool((space.low == 0).all() and (space.high == 255).all())
     if is_bytes and side >= SMALLEST_PICTURE:

@@ -91,7 +91,4 @@ def read(path: Path) -> tuple[Path, dict[str, Any]]:
     if not path.is_dir():
         return path, checkpoint.load(path)
     run_directory.check_is_run(path)
-    found = checkpoint.newest_readable(path / run_directory.CHECKPOINTS)
-    if found is None:
-        raise UserError(f"{path} holds no checkpoint yet")
-    return found
+    return checkpoint.newest(path / run_directory.CHECKPOINTS)

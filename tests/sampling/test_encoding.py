@@ -1,5 +1,8 @@
 """From spaces to leaves: which part is what by rule, kept in its own type, and which masks are refused."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from trpo.config import UserError
 from trpo.models.observations import MASK, Kind, Leaf, leaves_of
 from trpo.sampling.encoding import make_encoder
 from trpo.sampling.interface import make_interface
+from trpo.sampling.making import check_unmasked
 
 BYTES = {"low": 0, "high": 255, "dtype": np.uint8}
 
@@ -148,3 +152,10 @@ def test_parts_that_nobody_sees_are_not_even_encoded():
     assert interface.contains(encoded).all()
     with pytest.raises(ValueError, match="the observation 4 is none of the 4 of its space"):
         make_interface(space, spaces.Discrete(2)).encode([over])
+
+
+@pytest.mark.parametrize("info", [{}, {MASK: np.ones((3, 2))}])
+def test_a_mask_in_the_info_of_a_vector_entry_point_is_refused_and_not_overlooked(info):
+    envs = SimpleNamespace(single_action_space=spaces.Discrete(2), reset=lambda seed: (np.zeros((3, 1)), info))
+    with pytest.raises(UserError, match="env.backend=vector: Some-v0 says action_mask") if info else nullcontext():
+        check_unmasked("Some-v0", envs)

@@ -118,6 +118,17 @@ def test_fresh_environments_are_brought_to_every_step_with_the_same_future(id, c
         fresh.close()
 
 
+def test_a_replay_takes_valid_actions_alone(make):
+    """What runs before an episode to align it with the others meets other masks than the run did."""
+    running, draws = make("probes:Marked-v0"), np.random.default_rng(0)
+    for _ in range(40):
+        masks = running.observations["action_mask"].numpy()
+        running.step(torch.tensor([[draws.choice(np.flatnonzero(mask))] for mask in masks]))
+        fresh = make("probes:Marked-v0")
+        assert fresh.restore(running.state())
+        fresh.close()
+
+
 def test_a_restored_environment_can_be_saved_again(make):
     running, once, twice = (make("Wandering-v0") for _ in range(3))
     follow(running, drawn(17))

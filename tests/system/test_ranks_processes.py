@@ -183,8 +183,10 @@ def test_action_values_and_their_replay_go_on_as_if_nothing_had_happened(seen, t
     assert ended(process)[0] != 0
     iterations = len(checkpoints(run))
     total = max(33 * (iterations + 3), 231)
-    assert ended(torchrun(run, *through_values, f"run.total_steps={total}", "run.resume=auto"))[0] == 0
-    assert ended(torchrun(whole, *through_values, f"run.total_steps={total}"))[0] == 0
+    code, _, _, errors = ended(torchrun(run, *through_values, f"run.total_steps={total}", "run.resume=auto"))
+    assert code == 0, errors
+    code, _, _, errors = ended(torchrun(whole, *through_values, f"run.total_steps={total}"))
+    assert code == 0, errors
     assert_same_run(run, whole)
     assert {"accepted", "warming_up"} <= {row["outcome"] for row in rows(whole)}
     own = checkpoint.load(checkpoints(whole)[-1])["ranks"]

@@ -210,7 +210,11 @@ class Environments:
         for index in range(length):
             if index and (starting := began == index).any():
                 observations = self._begin(starting)
-            transition = self._step(torch.from_numpy(self.history.rows[index]))
+            actions = torch.from_numpy(self.history.rows[index])
+            if self.interface.masked:  # filler meets other masks than these were drawn under
+                filler = torch.from_numpy(began > index)
+                actions = torch.where(filler[:, None], self.interface.possible(observations), actions)
+            transition = self._step(actions)
             observations = transition.next_observations
             filler_ended = transition.ended & (began > index)
             if filler_ended.any():

@@ -11,7 +11,7 @@ from torch import Tensor
 from trpo.config import UserError
 from trpo.models.action_values import clipped
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
-from trpo.models.observations import MASK, Kind, Observations, Spec, named
+from trpo.models.observations import MASK, Kind, Observations, Spec, leaves_of, named
 from trpo.sampling.description import described
 from trpo.sampling.encoding import Encode, Kept, make_contains, make_encoder
 
@@ -40,6 +40,10 @@ class Interface(NamedTuple):
     def masked(self) -> bool:
         """Whether observations say which actions are valid."""
         return any(leaf.kind is Kind.MASK for leaf in named(self.observations).values())
+
+    def possible(self, observations: Observations) -> Tensor:
+        """Return a valid action for every row (B, A): the most probable, were the masks logits."""
+        return self.distribution.mode(leaves_of(observations)[MASK].float())
 
 
 def make_interface(

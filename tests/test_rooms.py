@@ -34,7 +34,8 @@ ALLOWED = {
     ),
     "trainer": (("batch", "config", "models", "numerics", "sampling", "system", "update"), ("torch",)),
     "writer": (("keys", "numerics", "record", "trainer", "update"), ()),
-    "run": (("config", "models", "numerics", "record", "system", "trainer", "update", "writer"), ()),
+    "console": (("models", "numerics", "system", "trainer"), ()),
+    "run": (("config", "console", "record", "system", "trainer", "update", "writer"), ()),
     "trained": (("config", "keys", "models", "record", "sampling", "trainer"), ("torch",)),
     "commands": (
         ("config", "fields", "keys", "models", "record", "run", "sampling", "system", "trainer"),

@@ -190,6 +190,7 @@ class RunConfig(Section):
     steps_per_iteration: int = key(2_048, "samples per policy step, over all environments", at_least=1)
     evaluate_every: int = key(100_000, "0: only at the end", at_least=0)
     evaluation_episodes: int = key(20, "deterministic episodes per evaluation; 0: never evaluate", at_least=0)
+    stop_at_return: float | None = key(None, "end once an evaluation's mean return is this much; null: never")
     checkpoint_every: int = key(100_000, "0: only at the end", at_least=0)
     keep_checkpoints: int = key(3, "newest checkpoints kept, besides the best by evaluation", at_least=1)
     threads: int = key(1, "torch threads for updates; more only if nothing else runs: they wait awake", at_least=1)

@@ -13,12 +13,14 @@ FINITE = "a finite number"
 INTEGERS = "tuple[int, ...]"
 TEXTS = "tuple[str, ...]"
 LIST = "tuple[Any, ...]"
+OPTIONAL = "float | None"
 TYPES = {
     "int": "a whole number",
     INTEGERS: "a list of whole numbers",
     TEXTS: "a list of texts",
     LIST: "a list",
     "float": FINITE,
+    OPTIONAL: "a finite number or null",
     "bool": "true or false",
     "str": "a text",
     "dict[str, Any]": "a mapping",
@@ -69,6 +71,8 @@ def has_type(field: dataclasses.Field[Any], value: Any) -> bool:
 def in_range(field: dataclasses.Field[Any], value: Any) -> bool:
     """Return whether one value lies in the range that its field declares; a NaN lies in none."""
     bounds = field.metadata
+    if value is None:
+        return field.type == OPTIONAL
     if isinstance(value, float) and not math.isfinite(value):
         return False
     return (

@@ -1,20 +1,16 @@
 """One run: a trainer, the directory it fills, and when to log, evaluate, save and stop."""
 
 import dataclasses
-import logging
-import math
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
 from trpo.config import Config
-from trpo.models.encoders import as_asked
-from trpo.models.footprint import step_bytes
-from trpo.models.observations import Leaf, named, row_bytes
-from trpo.numerics.params import flatten
+from trpo.console import announce, conclude, console
 from trpo.record import checkpoint, run_directory
 from trpo.system import ranks
 from trpo.system.signals import StopRequest
@@ -23,24 +19,25 @@ from trpo.update.profile import Profile, profile_step
 from trpo.update.step_info import FATAL
 from trpo.writer import DirectoryWriter, Silence, Writer
 
-console = logging.getLogger("trpo.console")  # what the person at the terminal should see
-
-
 Evaluated = dict[str, float]  # the figures of one evaluation and its env_steps
+Watch = Callable[[Mapping[str, float | str], Trainer], str | None]  # of an iteration's row; the reason to end, if any
 
 
-def train(config: Config, directory: Path, overrides: list[str], *, resume: bool = False) -> dict[str, Any]:
+def train(
+    config: Config, directory: Path, overrides: list[str], *, resume: bool = False, watch: Watch | None = None
+) -> dict[str, Any]:
     """Train one agent into `directory` and return its summary, which is also the last file written.
 
     With `resume`, the run that is in the directory goes on from its newest readable checkpoint, or from the
-    start if it was killed before the first one. Of several ranks, only the leader uses the directory.
+    start if it was killed before the first one. Of several ranks, only the leader uses the directory. What `watch`
+    returns after an iteration ends the run, saved, with that exit reason.
     """
     with ExitStack() as stack:
         if ranks.leads():
             occupy(directory, stack, resume=resume)
         stop = stack.enter_context(StopRequest())
         trainer = stack.enter_context(closing(Trainer(config)))
-        session = Session(trainer, stop)
+        session = Session(trainer, stop, watch)
         if resume:
             session.resume(directory)
         if ranks.leads():
@@ -66,10 +63,11 @@ def occupy(directory: Path, stack: ExitStack, *, resume: bool) -> None:
 class Session:
     """A trainer at work: what is evaluated, written and kept on the way."""
 
-    def __init__(self, trainer: Trainer, stop: StopRequest) -> None:
+    def __init__(self, trainer: Trainer, stop: StopRequest, watch: Watch | None = None) -> None:
         self.trainer = trainer
         self.stop = stop
-        self.stopped_by = 0  # the number of the signal that stopped this rank or another
+        self.watch = watch
+        self.exit_reason = ""  # once there is one
         self.final: Evaluated | None = None
         self.best: Evaluated | None = None
         self.outcomes: Counter[str] = Counter()  # how the policy steps ended
@@ -100,7 +98,7 @@ class Session:
             self.trainer.warm_up()
         self.boundary = self.state()
         try:
-            while not (self.trainer.finished or self.stopped_by):
+            while not (self.trainer.finished or self.exit_reason):
                 self.iterate(writer)
         except BaseException:
             if ranks.count() == 1:
@@ -120,9 +118,21 @@ class Session:
         if iteration.step.outcome in FATAL:
             raise FloatingPointError(iteration.step.outcome.value)
         self.boundary = self.state()
-        self.stopped_by = ranks.largest(self.stop.received or 0)
-        if self.stopped_by or trainer.due(settings.checkpoint_every, previous):
+        self.exit_reason = self.reason_to_end(iteration.row)
+        if self.exit_reason or trainer.due(settings.checkpoint_every, previous):
             self.save(writer)
+
+    def reason_to_end(self, row: Mapping[str, float | str]) -> str:
+        """Return why the run ends after an iteration, the same on all ranks, or nothing if it goes on."""
+        enough, figure = self.trainer.config.run.stop_at_return, row.get("evaluation/return_mean")
+        asked = ranks.of_leader(self.watch(row, self.trainer)) if self.watch else None
+        if self.trainer.finished:
+            return run_directory.FINISHED
+        if stopped_by := ranks.largest(self.stop.received or 0):  # the signal that this rank or another received
+            return Signals(stopped_by).name
+        if enough is not None and figure is not None and float(figure) >= enough:
+            return run_directory.STOPPED
+        return asked or ""
 
     def profile(self, iteration: Iteration) -> Profile | None:
         """Return the profile of the policy step, if one is due and there was a step."""
@@ -160,7 +170,7 @@ class Session:
         """Return the summary of the run so far."""
         seconds = time.monotonic() - self.started
         return {
-            "exit_reason": run_directory.FINISHED if self.trainer.finished else Signals(self.stopped_by).name,
+            "exit_reason": self.exit_reason or run_directory.FINISHED,  # before a first iteration, if all was done
             "iterations": self.trainer.iteration,
             "env_steps": self.trainer.env_steps,
             "seconds": seconds,
@@ -186,58 +196,3 @@ def newest_state(directory: Path) -> dict[str, Any] | None:
 def of_all_ranks(state: dict[str, Any]) -> dict[str, Any]:
     """Return a rank's state with what only the other ranks know."""
     return {**state, "ranks": [own for part in ranks.everyones(state["ranks"]) for own in part]}
-
-
-def announce(trainer: Trainer, directory: Path) -> None:
-    """Say what is about to run, where, and how long."""
-    config, run = trainer.config, trainer.config.run
-    size = trainer.collector.steps * config.env.num_envs
-    rollouts = max(math.ceil(run.total_steps / size), 1 + trainer.warms_up)
-    console.info("%s, seed %d, in %s", config.env.id, config.seed, directory)
-    console.info(
-        "%s steps (%s asked) in iterations of %s, %d environments (%s), %s policy parameters on %s, "
-        "%d torch thread(s) for updates%s",
-        *(f"{rollouts * size:,}", f"{run.total_steps:,}", f"{size:,}"),
-        *(config.env.num_envs, config.env.backend),
-        *(f"{len(flatten(trainer.agent.policy)):,}", trainer.device, run.threads),
-        f", {ranks.count()} ranks" if ranks.count() > 1 else "",
-    )
-    announce_observations(trainer, size)
-    if config.trust_region.surrogate == "pathwise":
-        announce_replay(trainer, size)
-
-
-def announce_observations(trainer: Trainer, size: int) -> None:
-    """Say what is taken for what, and what memory that takes, where observations are more than one vector."""
-    config, spec = trainer.config, as_asked(trainer.environments.interface.observations, trainer.config)
-    if isinstance(spec, Leaf) and spec.flat:
-        return
-    rows = min(size, config.trust_region.micro_batch or size)
-    console.info(
-        "observations: %s; a rollout of them takes %.1f MB, a policy step about %.0f MB",
-        ", ".join(f"{name} is {leaf}" for name, leaf in named(spec).items()),
-        *(size * row_bytes(spec) / 1e6, step_bytes(trainer.agent.policy, spec, rows) / 1e6),
-    )
-
-
-def announce_replay(trainer: Trainer, size: int) -> None:
-    """Say how much of the past action values are fitted to, and what that takes."""
-    interface, rollouts = trainer.environments.interface, trainer.config.action_values.rollouts
-    row = row_bytes(interface.observations) + 4 * (interface.distribution.action_size + 2) + 3  # reward, log-prob, ends
-    console.info(
-        "action values fitted to rollouts drawn from the last %d, %s steps: %.1f MB in memory and in every checkpoint",
-        *(rollouts, f"{rollouts * size:,}", rollouts * size * row / 1e6),
-    )
-
-
-def conclude(summary: dict[str, Any]) -> None:
-    """Say how it ended."""
-    console.info(
-        "%s: %s steps in %.0f s (%.0f steps/s)",
-        summary["exit_reason"],
-        f"{summary['env_steps']:,}",
-        summary["seconds"],
-        summary["steps_per_second"],
-    )
-    if (final := summary["final_evaluation"]) is not None:
-        console.info("evaluation: return %.2f ± %.2f", final["return_mean"], final["return_std"])

@@ -243,6 +243,6 @@ def run_job(composed: DictConfig) -> int:
 
 
 def exit_code(summary: dict[str, Any]) -> int:
-    """Return 0 for a run that finished, else what a shell reports for the signal that stopped it."""
+    """Return what a shell reports for the signal that stopped a run, and 0 for any other end."""
     reason = str(summary["exit_reason"])
-    return 0 if reason == run_directory.FINISHED else 128 + signal.Signals[reason]
+    return 128 + signal.Signals[reason] if reason in signal.Signals.__members__ else 0

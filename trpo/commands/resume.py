@@ -17,6 +17,7 @@ CHANGEABLE = (
     "run.total_steps",
     "run.evaluate_every",
     "run.evaluation_episodes",
+    "run.stop_at_return",
     "run.checkpoint_every",
     "run.keep_checkpoints",
     "run.fallback_directory",
@@ -60,10 +61,11 @@ def plan_job(composed: Composed, directory: Path, load_config: Callable[[Path], 
     before = run_directory.read_overrides(directory)
     for line in composed.overrides:
         config = merged(config, composed, line, before)
-    steps = run_directory.finished_steps(directory)
-    finished = steps is not None and steps >= config.run.total_steps
+    reason, steps = run_directory.ended(directory)
+    finished = reason == run_directory.FINISHED and steps >= config.run.total_steps
     if finished and asked != AUTO:
         raise UserError(f"{directory} holds a finished run of {steps} steps; a larger run.total_steps makes it go on")
+    finished |= reason == run_directory.STOPPED and asked == AUTO  # as it was meant to; who names it wants more
     return Plan(config, recorded([*before, *composed.overrides]), resume=True, finished=finished)
 
 

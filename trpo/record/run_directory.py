@@ -25,6 +25,7 @@ SUMMARY = "summary.json"
 LOG = "train.log"
 CHECKPOINTS = "checkpoints"
 FINISHED = "finished"  # the exit reason of a run that came to its end
+STOPPED = "stopped"  # of one that learned enough before: run.stop_at_return, or who watched it, said so
 PROFILES = "profiles"
 DUMPS = "dumps"
 
@@ -80,13 +81,13 @@ def check_path(path: Path) -> None:
         raise UserError(f"{str(path)!r} cannot be a directory: {getattr(error, 'strerror', error)}") from error
 
 
-def finished_steps(directory: Path) -> int | None:
-    """Return the environment steps of the run in a directory if it came to its end, else None."""
+def ended(directory: Path) -> tuple[str, int]:
+    """Return the exit reason of the run in a directory and its environment steps, or ("", 0) if it has not ended."""
     try:
         summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return int(summary["env_steps"]) if summary.get("exit_reason") == FINISHED else None
+        return str(summary["exit_reason"]), int(summary["env_steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", 0
 
 
 def read_overrides(directory: Path) -> list[str]:

@@ -41,8 +41,9 @@ ALLOWED = {
         ("config", "fields", "keys", "models", "record", "run", "sampling", "system", "trainer"),
         ("hydra", "numpy", "omegaconf"),
     ),
+    "training": (("commands", "config", "record", "run", "sampling", "trained", "trainer"), ()),
     "__main__": (("commands",), ()),
-    "__init__": (("batch", "config", "models", "numerics", "trained", "update"), ()),
+    "__init__": (("batch", "config", "models", "numerics", "trained", "training", "update"), ()),
 }
 
 

@@ -4,9 +4,11 @@ Read a training iteration top-down: `trainer` → `update.trust_region` → `upd
 `numerics.conjugate_gradient`, `numerics.line_search` → `models.distributions`.
 
     config, keys    every key, default and range; keys as they are typed; fields: what a key is
+    training        training from Python: train
     trained         a trained agent away from where it was trained: load, act
     commands/       what a person types: one file a command; arguments to checked jobs (Hydra lives only here)
     run, writer     one run: when to log, evaluate, save and stop; what it writes
+    console         what the person at the terminal is told
     trainer         one iteration: collect → batch → policy step → critic fit → statistics
     batch           what flows between the rooms
     update/         one policy step, its objective and figures, what lies along it; one value fit
@@ -20,6 +22,7 @@ Shapes: T steps per environment, B environments, N samples, O observation, A act
 policy-parameter sizes. θ is `theta`, always flat (P,); δ is `max_kl`; KL is joint, old policy first, in nats.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from trpo.batch import Batch
@@ -37,17 +40,17 @@ from trpo.update.trust_region import trust_region_step
 
 if TYPE_CHECKING:
     from trpo.trained import TrainedAgent, load
+    from trpo.training import Run, train
 
-LATER = ("TrainedAgent", "load")  # of `trained`, which imports Gymnasium: only for who asks
+# What needs Gymnasium or Hydra, and the module that has it: imported only for who asks.
+LATER = {"Run": "training", "TrainedAgent": "trained", "load": "trained", "train": "training"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what is in `LATER` when it is asked for."""
     if name not in LATER:
         raise AttributeError(f"module 'trpo' has no attribute {name!r}")
-    from trpo import trained
-
-    return getattr(trained, name)
+    return getattr(importlib.import_module(f"trpo.{LATER[name]}"), name)
 
 
 __all__ = [
@@ -60,6 +63,7 @@ __all__ = [
     "Outcome",
     "Piece",
     "Policy",
+    "Run",
     "Score",
     "StepInfo",
     "Surrogate",
@@ -72,5 +76,6 @@ __all__ = [
     "hessian_product",
     "line_search",
     "load",
+    "train",
     "trust_region_step",
 ]

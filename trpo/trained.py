@@ -35,7 +35,7 @@ class TrainedAgent:
         env_steps: int,
         seed: int = 0,
     ) -> None:
-        self.agent = agent.requires_grad_(False)
+        self.agent = agent
         self.config, self.env_steps = config, env_steps
         self.interface = interface
         self.observation_space, self.action_space = interface.observation_space, interface.action_space
@@ -55,7 +55,9 @@ class TrainedAgent:
         many = is_batch(observation, self.observation_space)
         rows = self.interface.encode(observation if many else as_batch(observation, self.observation_space))
         noise = self.agent.policy.distribution.noise(len(rows), self.generator) if stochastic else None
-        actions = self.interface.decode(self.agent.actor()(rows, noise))
+        device = next(self.agent.parameters()).device
+        drawn = None if noise is None else noise.to(device)
+        actions = self.interface.decode(self.agent.actor()(rows.to(device), drawn).cpu())
         return actions if many else actions[0]
 
     def predict(
@@ -82,7 +84,7 @@ def load(path: str | Path, *, seed: int = 0) -> TrainedAgent:
     observed, answered = (space_of(state["spaces"][name]) for name in ("observation", "action"))
     interface = make_interface(observed, answered, config.sees)
     agent = agent_for(config, interface)
-    load_agent(agent, state, str(file))
+    load_agent(agent.requires_grad_(False), state, str(file))
     return TrainedAgent(agent, config, interface=interface, env_steps=state["env_steps"], seed=seed)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -56,6 +57,18 @@ def make_with_gymnasium(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
     except Exception as error:
         said = why(config.id, error) + in_envpool(config, error)
         raise UserError(f"env.id={config.id} cannot be made: {said}") from error
+
+
+@contextlib.contextmanager
+def registered(function: Callable[..., gymnasium.Env]) -> Iterator[str]:
+    """Let Gymnasium make by an id, which is given, what a function makes, until the end of the block."""
+    name = re.sub(r"\W+", "-", getattr(function, "__name__", type(function).__name__)).strip("-") or "function"
+    id = f"function/{name}-v0"
+    gymnasium.register(id, entry_point=function)
+    try:
+        yield id
+    finally:
+        del gymnasium.registry[id]
 
 
 def in_envpool(config: EnvConfig, error: Exception) -> str:

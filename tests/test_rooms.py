@@ -21,7 +21,7 @@ MAP = PACKAGE.parent / "docs" / "rooms.md"
 ALLOWED = {
     "fields": ((), ()),
     "config": (("fields",), ()),
-    "keys": (("config",), ()),
+    "keys": (("config", "fields"), ()),
     "numerics": ((), ("numpy", "torch")),
     "system": (("config", "numerics"), ("numpy", "torch")),
     "models": (("config", "numerics", "system"), ("numpy", "tensordict", "torch")),
@@ -38,10 +38,10 @@ ALLOWED = {
     "run": (("config", "console", "record", "system", "trainer", "update", "writer"), ()),
     "trained": (("config", "keys", "models", "record", "sampling", "trainer"), ("torch",)),
     "commands": (
-        ("config", "fields", "keys", "models", "record", "run", "sampling", "system", "trainer"),
+        ("config", "console", "fields", "keys", "models", "record", "run", "sampling", "system", "trainer"),
         ("hydra", "numpy", "omegaconf"),
     ),
-    "training": (("commands", "config", "record", "run", "sampling", "trained", "trainer"), ()),
+    "training": (("commands", "config", "keys", "record", "run", "sampling", "trained", "trainer"), ()),
     "__main__": (("commands",), ()),
     "__init__": (("batch", "config", "models", "numerics", "trained", "training", "update"), ()),
 }

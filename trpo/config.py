@@ -38,13 +38,28 @@ class EnvConfig(Section):
         0, "steps between restarts of vector and envpool, since which resume replays; 0: ten time limits", at_least=0
     )
     pin: bool = key(True, "EnvPool's threads keep to a core each, if it has as many; false beside other runs")
+    max_episode_steps: int = key(0, "the time limit; 0: the environment's own", at_least=0)
     kwargs: dict[str, Any] = key({}, "for the environment's constructor: +env.kwargs.goal_velocity=0.1")
+    evaluation_kwargs: dict[str, Any] = key({}, "added to those, or in their place, where the agent is evaluated")
     wrappers: tuple[Any, ...] = key((), "around each one, innermost first: [{wrapper: module:Class, argument: 1}]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.timeout and self.backend != "async":
             raise UserError(f"env.timeout needs env.backend=async: {self.backend} environments cannot be interrupted")
+        if self.max_episode_steps and "max_episode_steps" in {**self.kwargs, **self.evaluation_kwargs}:
+            raise UserError("env.max_episode_steps is among the kwargs too: give one of them")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the environment is made with."""
+        limit = {"max_episode_steps": self.max_episode_steps} if self.max_episode_steps else {}
+        return {**self.kwargs, **limit}
+
+    @property
+    def evaluation(self) -> EnvConfig:
+        """The environments that the agent is evaluated on."""
+        return dataclasses.replace(self, kwargs={**self.kwargs, **self.evaluation_kwargs}, evaluation_kwargs={})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ INTEGERS = "tuple[int, ...]"
 TEXTS = "tuple[str, ...]"
 LIST = "tuple[Any, ...]"
 OPTIONAL = "float | None"
+MAPPING = "dict[str, Any]"
 TYPES = {
     "int": "a whole number",
     INTEGERS: "a list of whole numbers",
@@ -23,7 +24,7 @@ TYPES = {
     OPTIONAL: "a finite number or null",
     "bool": "true or false",
     "str": "a text",
-    "dict[str, Any]": "a mapping",
+    MAPPING: "a mapping",
 }
 LISTED: dict[Any, type] = {INTEGERS: int, TEXTS: str, LIST: object}  # of what
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trpo.config import Config, Section, UserError, dotted
+from trpo.fields import MAPPING
 
 
 def fields_by_key(section: type[Section] = Config, path: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
@@ -42,10 +43,16 @@ def nested(values: Mapping[str, Any], section: type[Section] = Config) -> Any:
     return section(**parts)
 
 
+def mapping_of(typed: str) -> str | None:
+    """Return the key whose mapping has an entry that is called so, as `env.kwargs` has `env.kwargs.goal_velocity`."""
+    mappings = (name for name, field in fields_by_key() if field.type == MAPPING)
+    return next((name for name in mappings if typed.startswith(f"{name}.")), None)
+
+
 def check_key(typed: str) -> None:
     """Raise a `UserError` with the nearest keys if `typed` is not a key of the configuration."""
     keys = [name for name, _ in fields_by_key()]
-    if typed in keys or typed.startswith("env.kwargs."):
+    if typed in keys or mapping_of(typed):
         return
     near = difflib.get_close_matches(typed, keys, n=3)
     section = [name for name in keys if name.startswith(typed.split(".")[0] + ".")]

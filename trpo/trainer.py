@@ -162,7 +162,7 @@ class Trainer:
         """Return the figures of deterministic episodes on environments of their own."""
         evaluation = evaluate(
             self.agent,
-            self.config.env,
+            self.config.env.evaluation,
             episodes=ranks.share(self.config.run.evaluation_episodes),
             seed=self.config.seed,
             number=self.iteration,

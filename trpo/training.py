@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from trpo import run
 from trpo.commands.compose import compose_jobs, register_schema
-from trpo.commands.launch import check_jobs, job_directory
+from trpo.commands.plans import check_jobs, job_directory
 from trpo.config import UserError
+from trpo.keys import mapping_of
 from trpo.record import run_directory
 from trpo.sampling.making import registered
 from trpo.trained import TrainedAgent, load
@@ -95,7 +96,7 @@ def watching(callback: Callback) -> run.Watch:
 
 def typed(key: str, value: Any) -> str:
     """Return a key and its value as one types them on the command line."""
-    return f"{'++' if key.startswith('env.kwargs.') else ''}{key}={written(value)}"
+    return f"{'++' if mapping_of(key) else ''}{key}={written(value)}"
 
 
 def written(value: Any) -> str:

@@ -27,11 +27,12 @@ def evaluate(arguments: list[str]) -> int:
     run_directory.check_is_run(options.run_directory)
     config = load_config(options.run_directory / run_directory.CONFIG)
     file, state = read_checkpoint(options.run_directory / run_directory.CHECKPOINTS, options.checkpoint)
-    agent = agent_for(config, check_environment(config.env))
+    environment = config.env.evaluation
+    agent = agent_for(config, check_environment(environment))
     load_agent(agent, state, str(file))
     evaluation = evaluate_agent(
         agent,
-        config.env,
+        environment,
         episodes=range(options.episodes),
         seed=options.seed,
         stochastic=options.stochastic,

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,17 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from trpo.commands.compose import CONFIGS, compose_jobs, load_config, one_line, register_schema, to_config
+from trpo.commands.compose import CONFIGS, compose_jobs, load_config, one_line, register_schema
 from trpo.commands.exit_codes import refuse
-from trpo.commands.resume import AUTO, Composed, Plan, plan_job
+from trpo.commands.plans import as_typed, check_jobs
+from trpo.commands.resume import AUTO, Plan, plan_job
 from trpo.config import UserError, first_line
-from trpo.record import checkpoint, run_directory
+from trpo.record import run_directory
 from trpo.run import train
-from trpo.sampling.interface import Interface
-from trpo.sampling.making import check_environment
 from trpo.system import ranks
-from trpo.system.device import resolve_device
-from trpo.trainer import action_values_for, agent_for
 
 SHOW_ONLY = ("cfg", "info", "hydra_help", "shell_completion")  # flags with which nothing is trained
 
@@ -119,84 +115,6 @@ def resumed_directory(overrides: list[str]) -> Path | None:
             run_directory.check_is_run(directory)
             return directory
     return None
-
-
-def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
-    """Return the plan of every job.
-
-    Raises `UserError` if any cannot start: range, device, environment, spaces, policy, directory, resumption, ranks.
-    """
-    if multirun and ranks.count() > 1:
-        raise UserError("-m starts a process for each job: run it without torchrun, or one job at a time with it")
-    plans: list[Plan] = []
-    interfaces: dict[str, Interface] = {}
-    taken: dict[Path, int] = {}
-    for number, job in enumerate(jobs):
-        directory = job_directory(job, number, jobs[0] if multirun else None)
-        run_directory.check_path(directory)
-        if taken.setdefault(directory.resolve(), number) != number:
-            raise UserError(f"jobs {taken[directory.resolve()]} and {number} would share {directory}")
-        plans.append(plan := plan_job(as_typed(job, job.hydra.overrides.task), directory, load_config))
-        if plan.finished:
-            continue
-        check_ranks(plan, directory)
-        resolve_device(plan.config)
-        if (environment := repr(plan.config.env)) not in interfaces:
-            interfaces[environment] = check_environment(plan.config.env)
-        agent_for(plan.config, interfaces[environment])  # refuses what does not go with observations or actions
-        action_values_for(plan.config, interfaces[environment])  # so does this
-        check_directory = run_directory.check_can_be_made if plan.resume else run_directory.check_free
-        check_directory(directory)
-    return plans
-
-
-def check_ranks(plan: Plan, directory: Path) -> None:
-    """Raise `UserError` if a job cannot be shared among the ranks, or was among others."""
-    config = plan.config
-    before = ranks_before(directory) if plan.resume else ranks.count()
-    if before != ranks.count():
-        raise UserError(f"{directory} is a run of {before} rank(s), and a run keeps them; here are {ranks.count()}")
-    if config.env.num_envs < ranks.count():
-        raise UserError(f"env.num_envs={config.env.num_envs} is too few for {ranks.count()} ranks: each needs one")
-    if config.record.dump_every and ranks.count() > 1:
-        raise UserError("record.dump_every: no rank has the whole of an update; dump updates of one process")
-
-
-def ranks_before(directory: Path) -> int:
-    """Return on how many ranks a run was; without a checkpoint it starts again, on as many as there are."""
-    for file in reversed(checkpoint.numbered(directory / run_directory.CHECKPOINTS)):
-        with suppress(UserError):  # what cannot be read is reported when the run starts
-            return len(checkpoint.load(file)["ranks"])
-    return ranks.count()
-
-
-def as_typed(job: DictConfig, overrides: ListConfig) -> Composed:
-    """Return a composed job for `plan_job`, which knows no Hydra."""
-
-    def select(key: str) -> Any:
-        value = OmegaConf.select(job, key)
-        if OmegaConf.is_config(value):
-            value = OmegaConf.to_container(value, resolve=True)
-        return tuple(value) if isinstance(value, list) else value
-
-    lines = OmegaConf.to_container(overrides, resolve=False)
-    assert isinstance(lines, list)
-    return Composed([str(line) for line in lines], select, lambda: to_config(job))
-
-
-def job_directory(job: DictConfig, number: int, first: DictConfig | None) -> Path:
-    """Return the directory that Hydra is going to give to a job; `first` is the first one of a sweep.
-
-    The sweep's own directory has the time in it, which was another for each job that was composed here.
-    """
-    try:
-        if first is None:
-            return Path(job.hydra.run.dir)
-        with open_dict(job):
-            job.hydra.job.num = number
-        return Path(first.hydra.sweep.dir, job.hydra.sweep.subdir)
-    except OmegaConfBaseException as error:
-        raise UserError(f"the directory of the run: {first_line(error)}") from error
 
 
 def run_hydra(arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trpo.config import Config, UserError
+from trpo.keys import mapping_of
 from trpo.record import run_directory
 
 AUTO = "auto"
@@ -14,6 +15,7 @@ GROUPS = ("task", "surrogate")  # of settings in files, each chosen by one word
 # What may change when a run goes on: how long it is, what is recorded, where threads run. All else decides the numbers.
 CHANGEABLE = (
     "env.pin",
+    "env.evaluation_kwargs",
     "run.total_steps",
     "run.evaluate_every",
     "run.evaluation_episodes",
@@ -78,10 +80,10 @@ def merged(config: Config, composed: Composed, line: str, before: list[str]) -> 
         return config
     if key == "run.resume":
         return config
-    name = "env.kwargs" if key.startswith("env.kwargs.") else key
+    name = mapping_of(key) or key
     old, new = operator.attrgetter(name)(config), composed.select(name)
-    if key in CHANGEABLE:
-        return changed(config, key, new)
+    if name in CHANGEABLE:
+        return changed(config, name, new)
     if old != new:
         raise UserError(f"{key} decides the numbers, so a run that goes on keeps it: it is {old}, {new} was asked for")
     return config

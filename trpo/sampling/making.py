@@ -45,7 +45,7 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
     if config.backend == "envpool" and only_in_envpool(config.id):
         return PoolEnv(config, **kwargs)
     env = wrapped(make_with_gymnasium(config, **kwargs), config.wrappers)
-    key = repr((config.id, config.kwargs, config.wrappers))
+    key = repr((config.id, config.arguments, config.wrappers))
     return with_mask(env, key, lambda: wrapped(make_with_gymnasium(config), config.wrappers))
 
 
@@ -53,7 +53,7 @@ def make_with_gymnasium(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
     """Return one environment as Gymnasium makes it. Raises `UserError` if it cannot."""
     try:
         import_package(config.id)
-        return gymnasium.make(config.id, disable_env_checker=True, **config.kwargs, **kwargs)
+        return gymnasium.make(config.id, disable_env_checker=True, **config.arguments, **kwargs)
     except Exception as error:
         said = why(config.id, error) + in_envpool(config, error)
         raise UserError(f"env.id={config.id} cannot be made: {said}") from error
@@ -126,7 +126,7 @@ def make_vector_entry_point(config: EnvConfig) -> VectorEnv:
     try:
         import_package(config.id)
         envs = gymnasium.make_vec(
-            config.id, num_envs=config.num_envs, vectorization_mode="vector_entry_point", **config.kwargs
+            config.id, num_envs=config.num_envs, vectorization_mode="vector_entry_point", **config.arguments
         )
     except Exception as error:
         raise UserError(f"env.backend=vector: {config.id} cannot be made so: {first_line(error)}") from error

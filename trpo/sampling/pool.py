@@ -42,7 +42,7 @@ class Pool(VectorEnv):
         self.limit = (env.spec and env.spec.max_episode_steps) or MOST_STEPS
         self.paid_by_limit = bool(PAID_BY_LIMIT.match(config.id))
         beyond = not (self.paid_by_limit or SHOWING_LIMIT.match(config.id))
-        self.arguments = {**config.kwargs, "max_episode_steps": self.limit + beyond}
+        self.arguments = {**config.arguments, "max_episode_steps": self.limit + beyond}
         self.pin = config.pin
         self.pool: Any = None
         observation_space, action_space = spaces_of(specify(self.id, self.arguments))

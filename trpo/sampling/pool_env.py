@@ -27,7 +27,7 @@ class PoolEnv(gymnasium.Env):
             raise UserError(
                 f"{config.id} comes from EnvPool alone, whose environments cannot be watched here: no --video"
             )
-        described = specify(config.id, config.kwargs)
+        described = specify(config.id, config.arguments)
         limit = described.config.max_episode_steps
         self.spec = EnvSpec(config.id, max_episode_steps=limit if limit <= MOST_STEPS else None)
         observation_space, self.action_space = spaces_of(described)

@@ -1,0 +1,114 @@
+"""What every job is going to do, and that it can: checked before anything is made."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from trpo.commands.compose import load_config, to_config
+from trpo.commands.resume import Composed, Plan, plan_job
+from trpo.config import EnvConfig, UserError, first_line
+from trpo.console import console
+from trpo.record import checkpoint, run_directory
+from trpo.sampling.interface import Interface
+from trpo.sampling.making import check_environment
+from trpo.sampling.remarks import remarks
+from trpo.system import ranks
+from trpo.system.device import resolve_device
+from trpo.trainer import action_values_for, agent_for
+
+
+def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
+    """Return the plan of every job.
+
+    Raises `UserError` if any cannot start: range, device, environment, spaces, policy, directory, resumption, ranks.
+    What else is to be known of their environments is said once all can.
+    """
+    if multirun and ranks.count() > 1:
+        raise UserError("-m starts a process for each job: run it without torchrun, or one job at a time with it")
+    plans: list[Plan] = []
+    known: list[str] = []
+    interfaces: dict[str, Interface] = {}
+    taken: dict[Path, int] = {}
+    for number, job in enumerate(jobs):
+        directory = job_directory(job, number, jobs[0] if multirun else None)
+        run_directory.check_path(directory)
+        if taken.setdefault(directory.resolve(), number) != number:
+            raise UserError(f"jobs {taken[directory.resolve()]} and {number} would share {directory}")
+        plans.append(plan := plan_job(as_typed(job, job.hydra.overrides.task), directory, load_config))
+        if plan.finished:
+            continue
+        check_ranks(plan, directory)
+        resolve_device(plan.config)
+        if (environment := repr(plan.config.env)) not in interfaces:
+            interfaces[environment] = check_environments(plan.config.env)
+            known += remarks(plan.config.env)
+        agent_for(plan.config, interfaces[environment])  # refuses what does not go with observations or actions
+        action_values_for(plan.config, interfaces[environment])  # so does this
+        check_directory = run_directory.check_can_be_made if plan.resume else run_directory.check_free
+        check_directory(directory)
+    for remark in known:
+        console.info(remark)
+    return plans
+
+
+def check_environments(config: EnvConfig) -> Interface:
+    """Return the interface of the environments to train on. Raises `UserError` if the evaluation's have another one."""
+    interface = check_environment(config)
+    if config.evaluation_kwargs:
+        other = check_environment(config.evaluation)
+        for name in ("observation_space", "action_space"):
+            if (there := getattr(other, name)) != (here := getattr(interface, name)):
+                raise UserError(f"env.evaluation_kwargs: the {name} is {there} with them, and {here} without")
+    return interface
+
+
+def check_ranks(plan: Plan, directory: Path) -> None:
+    """Raise `UserError` if a job cannot be shared among the ranks, or was among others."""
+    config = plan.config
+    before = ranks_before(directory) if plan.resume else ranks.count()
+    if before != ranks.count():
+        raise UserError(f"{directory} is a run of {before} rank(s), and a run keeps them; here are {ranks.count()}")
+    if config.env.num_envs < ranks.count():
+        raise UserError(f"env.num_envs={config.env.num_envs} is too few for {ranks.count()} ranks: each needs one")
+    if config.record.dump_every and ranks.count() > 1:
+        raise UserError("record.dump_every: no rank has the whole of an update; dump updates of one process")
+
+
+def ranks_before(directory: Path) -> int:
+    """Return on how many ranks a run was; without a checkpoint it starts again, on as many as there are."""
+    for file in reversed(checkpoint.numbered(directory / run_directory.CHECKPOINTS)):
+        with suppress(UserError):  # what cannot be read is reported when the run starts
+            return len(checkpoint.load(file)["ranks"])
+    return ranks.count()
+
+
+def as_typed(job: DictConfig, overrides: ListConfig) -> Composed:
+    """Return a composed job for `plan_job`, which knows no Hydra."""
+
+    def select(key: str) -> Any:
+        value = OmegaConf.select(job, key)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True)
+        return tuple(value) if isinstance(value, list) else value
+
+    lines = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(lines, list)
+    return Composed([str(line) for line in lines], select, lambda: to_config(job))
+
+
+def job_directory(job: DictConfig, number: int, first: DictConfig | None) -> Path:
+    """Return the directory that Hydra is going to give to a job; `first` is the first one of a sweep.
+
+    The sweep's own directory has the time in it, which was another for each job that was composed here.
+    """
+    try:
+        if first is None:
+            return Path(job.hydra.run.dir)
+        with open_dict(job):
+            job.hydra.job.num = number
+        return Path(first.hydra.sweep.dir, job.hydra.sweep.subdir)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the directory of the run: {first_line(error)}") from error

@@ -20,6 +20,7 @@ from trpo.config import Config, CriticConfig, EnvConfig, PolicyConfig, RecordCon
 from trpo.models.networks import Critic
 from trpo.models.normalizer import ObservationNormalizer, RewardScale
 from trpo.numerics.params import flatten
+from trpo.run import evaluated
 from trpo.system import ranks
 from trpo.trainer import Trainer
 from trpo.update.critic import assess, fit_critic, make_optimizer
@@ -167,7 +168,7 @@ def iterations():
             "env_steps": trainer.env_steps,
             "fingerprint": iteration.row["fingerprint"],
             "theta": flatten(trainer.agent),
-            "evaluation": trainer.evaluate(),
+            "evaluation": evaluated(trainer),
         }
     finally:
         trainer.close()

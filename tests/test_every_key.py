@@ -32,6 +32,11 @@ LEARNED = {
     "env.num_envs": ["env.num_envs=3"],
     "env.restart_every": ["env.restart_every=30", CARTPOLE, "env.backend=vector"],
     "env.kwargs": ["+env.kwargs.g=1.0"],  # Pendulum's gravity
+    "env.max_episode_steps": ["env.max_episode_steps=10"],
+    "policy.network": ["policy.network=own_networks:Plain"],
+    "policy.network_kwargs": ["+policy.network_kwargs.width=9", "policy.network=own_networks:Plain"],
+    "critic.network": ["critic.network=own_networks:Value"],
+    "critic.network_kwargs": ["+critic.network_kwargs.width=9", "critic.network=own_networks:Value"],
     "env.wrappers": ["env.wrappers=[gymnasium.wrappers:TimeAwareObservation]"],
     "policy.hidden_sizes": ["policy.hidden_sizes=[8,8]"],
     "policy.activation": ["policy.activation=relu"],
@@ -105,6 +110,13 @@ def test_a_key_of_learning_changes_the_policy(name, tmp_path):
     override, *context = LEARNED[name]
     before, after = trained(tmp_path / "before", *context), trained(tmp_path / "after", *without(context, override))
     assert fingerprints(before)[-1] != fingerprints(after)[-1]
+
+
+def test_the_agent_to_start_from_changes_the_policy(tmp_path):
+    """Not in the table, as its value is made first."""
+    before = trained(tmp_path / "before")
+    after = trained(tmp_path / "after", f"run.init_from={before}")
+    assert fingerprints(after)[-1] != fingerprints(before)[-1]
 
 
 def device_of(config, directory):
@@ -197,6 +209,21 @@ SEEN = {
         ["run.evaluation_episodes=1", "run.evaluate_every=0"],
         ["run.evaluation_episodes=1", "run.evaluate_every=32"],
     ),
+    "env.evaluation_kwargs": (
+        lambda c, d: rows(run_of(c, d))[-1]["evaluation/return_mean"],
+        ["run.evaluation_episodes=1"],
+        ["run.evaluation_episodes=1", "+env.evaluation_kwargs.g=1.0"],
+    ),
+    "run.stop_at_return": (
+        lambda c, d: len(rows(run_of(c, d))),
+        ["run.evaluation_episodes=1", "run.evaluate_every=32"],
+        ["run.evaluation_episodes=1", "run.evaluate_every=32", "run.stop_at_return=-9999"],
+    ),
+    "record.info_keys": (
+        lambda c, d: "rollout/info_x_position" in rows(run_of(c, d))[-1],
+        ["env.id=Swimmer-v5", "env.max_episode_steps=9"],
+        ["env.id=Swimmer-v5", "env.max_episode_steps=9", "record.info_keys=[x_position]"],
+    ),
     "run.evaluation_episodes": (evaluated_rows, ["run.evaluation_episodes=0"], ["run.evaluation_episodes=1"]),
     "run.checkpoint_every": (
         lambda c, d: len(checkpoints(run_of(c, d))),
@@ -222,4 +249,4 @@ def test_a_key_of_running_changes_what_is_seen(name, tmp_path, monkeypatch):
 
 
 def test_every_key_is_in_one_of_the_two_tables():
-    assert sorted([*LEARNED, *SEEN]) == sorted(name for name, _ in fields_by_key())
+    assert sorted([*LEARNED, *SEEN, "run.init_from"]) == sorted(name for name, _ in fields_by_key())

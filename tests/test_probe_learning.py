@@ -20,6 +20,7 @@ from trpo.config import (
     TrustRegionConfig,
 )
 from trpo.numerics.moments import moments
+from trpo.run import evaluated
 from trpo.trainer import Trainer
 from trpo.update.trust_region import trust_region_step
 
@@ -99,14 +100,14 @@ def test_scaled_rewards_scale_the_values():
 def test_the_best_action_is_found_and_reaches_the_most(id, expected, normalize):
     trainer = trained(config_for(id, normalize=normalize), iterations=12)
     assert modes(trainer, SIGNS) == expected
-    assert trainer.evaluate()["return_mean"] == 1.0
+    assert evaluated(trainer)["return_mean"] == 1.0
 
 
 def test_a_continuous_action_is_aimed_at_what_is_seen():
     """The best action is ±1 of a range ±2, so ±0.5 in the policy's units; aiming at nothing would give −1."""
     trainer = trained(config_for("Aimed-v0", steps=512), iterations=40)
     np.testing.assert_allclose(modes(trainer, SIGNS), [-0.5, 0.5], atol=0.1)
-    assert trainer.evaluate()["return_mean"] > -0.04
+    assert evaluated(trainer)["return_mean"] > -0.04
 
 
 def test_a_chosen_reward_is_worth_what_the_trained_policy_gets():
@@ -160,7 +161,7 @@ def test_two_iterations_run_on_every_supported_space(observation_space, action_s
     with closing(Trainer(config)) as trainer:
         trainer.warm_up()
         rows = [trainer.iterate().row for _ in range(2)]
-        assert trainer.evaluate()["length_mean"] == 5
+        assert evaluated(trainer)["length_mean"] == 5
     assert [row["env_steps"] for row in rows] == [128, 192]
     assert rows[-1]["rollout/episodes"] > 0
     assert all(math.isfinite(value) for row in rows for value in row.values() if not isinstance(value, str))

@@ -35,7 +35,7 @@ ALLOWED = {
     "trainer": (("batch", "config", "models", "numerics", "sampling", "system", "update"), ("torch",)),
     "writer": (("keys", "numerics", "record", "trainer", "update"), ()),
     "console": (("models", "numerics", "system", "trainer"), ()),
-    "run": (("config", "console", "record", "system", "trainer", "update", "writer"), ()),
+    "run": (("config", "console", "record", "sampling", "system", "trainer", "update", "writer"), ()),
     "trained": (("config", "keys", "models", "record", "sampling", "trainer"), ("torch",)),
     "commands": (
         ("config", "console", "fields", "keys", "models", "record", "run", "sampling", "system", "trainer"),

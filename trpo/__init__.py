@@ -26,7 +26,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from trpo.batch import Batch
-from trpo.config import Config, CriticConfig, TrustRegionConfig
+from trpo.config import Config, CriticConfig, TrustRegionConfig, UserError
 from trpo.models.agent import Agent
 from trpo.models.networks import GaussianPolicy, LogitPolicy, Policy
 from trpo.numerics.advantages import gae
@@ -69,6 +69,7 @@ __all__ = [
     "Surrogate",
     "TrainedAgent",
     "TrustRegionConfig",
+    "UserError",
     "conjugate_gradient",
     "fit_critic",
     "gae",

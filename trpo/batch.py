@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -12,6 +13,8 @@ from trpo.models.observations import Observations, from_plain, is_rows, is_tree,
 from trpo.numerics.advantages import gae
 from trpo.numerics.params import flatten, forward_at
 from trpo.system import ranks
+
+SUCCESS = ("is_success", "success")  # what environments call it in the last info of an episode
 
 
 class Rollout(NamedTuple):
@@ -31,6 +34,7 @@ class Rollout(NamedTuple):
     final_observations: Observations  # (K, …) what the K truncated rows really ended in, in row-major order
     episode_returns: list[float]  # raw, of the episodes that ended in this rollout
     episode_lengths: list[int]
+    episode_infos: Mapping[str, list[float]] = MappingProxyType({})  # what their last infos told, by key
     first_environment: int = 0  # the number of column 0 among the environments of all ranks
 
     @property
@@ -55,11 +59,22 @@ class Rollout(NamedTuple):
 
     def figures(self) -> dict[str, float]:
         """Return the rollout tags: means over the episodes that ended on any rank, absent if none did."""
-        sums = [sum(self.episode_returns), sum(self.episode_lengths), len(self.episode_returns)]
-        returns, lengths, episodes = ranks.total(torch.tensor(sums, dtype=torch.float64)).tolist()
+        told = [number for values in self.episode_infos.values() for number in (sum(values), len(values))]
+        sums = [sum(self.episode_returns), sum(self.episode_lengths), len(self.episode_returns), *told]
+        returns, lengths, episodes, *told = ranks.total(torch.tensor(sums, dtype=torch.float64)).tolist()
         if episodes == 0:
             return {"episodes": 0}
-        return {"episode_return": returns / episodes, "episode_length": lengths / episodes, "episodes": episodes}
+        means = {"episode_return": returns / episodes, "episode_length": lengths / episodes, "episodes": episodes}
+        pairs = zip(self.episode_infos, told[::2], told[1::2], strict=True)
+        return means | info_figures({key: (total, int(count)) for key, total, count in pairs})
+
+
+def info_figures(told: Mapping[str, tuple[float, int]]) -> dict[str, float]:
+    """Return the means of what episodes told, from sums and counts: `info_KEY`, or `success_rate` of the first such."""
+    means = {key: total / count for key, (total, count) in told.items() if count}
+    successes = [means.pop(key) for key in SUCCESS if key in means]
+    rate = {"success_rate": successes[0]} if successes else {}
+    return rate | {f"info_{key}": value for key, value in means.items()}
 
 
 class Batch(NamedTuple):

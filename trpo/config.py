@@ -76,6 +76,8 @@ class PolicyConfig(Section):
     images: tuple[str, ...] = key((), "parts to be taken as pictures, by all networks, whatever their shape says")
     grids: tuple[str, ...] = key((), "parts to be taken as grids of a few cells")
     vectors: tuple[str, ...] = key((), "parts to be flattened")
+    network: str = key("", "a trpo.Policy of one's own, module:Class, in place of hidden_sizes and activation")
+    network_kwargs: dict[str, Any] = key({}, "for that class: +policy.network_kwargs.width=64")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -162,6 +164,8 @@ class CriticConfig(Section):
     epochs: int = key(10, "passes over each batch", at_least=1)
     minibatch_size: int = key(64, "most samples per Adam step; an epoch is split evenly", at_least=1)
     observations: tuple[str, ...] = key((), "the parts of an observation that it sees; []: all")
+    network: str = key("", "a torch.nn.Module of one's own, module:Class, in place of hidden_sizes and activation")
+    network_kwargs: dict[str, Any] = key({}, "for that class: +critic.network_kwargs.width=64")
 
     def annealed(self, progress: float) -> CriticConfig:
         """Return the section with learning_rate · (1 − anneal · progress), progress in [0, 1]."""
@@ -194,6 +198,7 @@ class RecordConfig(Section):
     progress: bool = key(True, "a progress bar, if the output is a terminal")
     profile_every: int = key(50, "iterations between profiles along the step; 0: none", at_least=0)
     dump_every: int = key(0, "iterations between dumps of a whole update; 0: none", at_least=0)
+    info_keys: tuple[str, ...] = key((), "figures of an episode's last info; is_success and success by themselves")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +215,7 @@ class RunConfig(Section):
     keep_checkpoints: int = key(3, "newest checkpoints kept, besides the best by evaluation", at_least=1)
     threads: int = key(1, "torch threads for updates; more only if nothing else runs: they wait awake", at_least=1)
     deterministic: bool = key(False, "refuse torch operations that are not deterministic (they matter on a GPU)")
+    init_from: str = key("", "a run, or a checkpoint, whose agent this one starts as, with an optimiser of its own")
     resume: str = key("", "a run directory to go on with; auto: that of hydra.run.dir, if it holds an unfinished run")
     fallback_directory: str = key("", "where the state goes if the run directory cannot be written")
 

@@ -12,6 +12,7 @@ from typing import Any
 from trpo.config import Config
 from trpo.console import announce, conclude, console
 from trpo.record import checkpoint, run_directory
+from trpo.sampling.evaluation import evaluate, united
 from trpo.system import ranks
 from trpo.system.signals import StopRequest
 from trpo.trainer import Iteration, Trainer, tagged
@@ -38,8 +39,8 @@ def train(
         stop = stack.enter_context(StopRequest())
         trainer = stack.enter_context(closing(Trainer(config)))
         session = Session(trainer, stop, watch)
-        if resume:
-            session.resume(directory)
+        if not (resume and session.resume(directory)) and config.run.init_from:
+            session.start_from(Path(config.run.init_from))
         if ranks.leads():
             run_directory.write_config(directory, dataclasses.asdict(config), overrides)
             announce(trainer, directory)
@@ -76,8 +77,13 @@ class Session:
         self.first_step: int | None = None  # of a resumed run
         self.boundary: dict[str, Any] = {}  # the state after the latest whole iteration
 
-    def resume(self, directory: Path) -> None:
-        """Go back to the newest checkpoint that can be read; what was written after it is written again."""
+    def start_from(self, path: Path) -> None:
+        """Start as the agent that another run, or a checkpoint, holds."""
+        file, state = ranks.of_leader(checkpoint.read(path) if ranks.leads() else None)
+        self.trainer.adopt(state, str(file))
+
+    def resume(self, directory: Path) -> bool:
+        """Go back to the newest checkpoint that can be read, if there is one; what came after it is written again."""
         state = ranks.of_leader(newest_state(directory) if ranks.leads() else None)
         if state is not None:
             self.exact = self.trainer.restore(state) and state["exact"]
@@ -87,6 +93,7 @@ class Session:
         if ranks.leads():
             run_directory.truncate(directory, self.trainer.iteration)
         self.first_step = self.trainer.env_steps + 1
+        return state is not None
 
     def run(self, writer: Writer) -> dict[str, Any]:
         """Iterate until the steps are done or a signal asks to stop; return the summary.
@@ -144,7 +151,7 @@ class Session:
 
     def evaluate(self, writer: Writer) -> dict[str, float]:
         """Return the figures of an evaluation; keep the agent if it is the best so far."""
-        figures = self.trainer.evaluate()
+        figures = evaluated(self.trainer)
         self.final = {"env_steps": self.trainer.env_steps, **figures}
         if self.best is None or self.final["return_mean"] >= self.best["return_mean"]:
             self.best = self.final
@@ -180,6 +187,20 @@ class Session:
             "outcomes": dict(self.outcomes),
             "exact": self.exact,
         }
+
+
+def evaluated(trainer: Trainer) -> dict[str, float]:
+    """Return the figures of deterministic episodes on environments of their own, shared among the ranks."""
+    config = trainer.config
+    evaluation = evaluate(
+        trainer.agent,
+        config.env.evaluation,
+        episodes=ranks.share(config.run.evaluation_episodes),
+        seed=config.seed,
+        number=trainer.iteration,
+        info_keys=config.record.info_keys,
+    )
+    return united(ranks.everyones(evaluation)).figures()
 
 
 def newest_state(directory: Path) -> dict[str, Any] | None:

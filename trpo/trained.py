@@ -8,7 +8,7 @@ import torch
 from trpo.config import Config, UserError
 from trpo.keys import nested
 from trpo.models.agent import Agent, load_agent
-from trpo.record import checkpoint, run_directory
+from trpo.record import checkpoint
 from trpo.sampling.description import space_of
 from trpo.sampling.interface import Interface, make_interface
 from trpo.sampling.observing import as_batch, is_batch, with_mask
@@ -77,7 +77,7 @@ def load(path: str | Path, *, seed: int = 0) -> TrainedAgent:
     `seed` is that of sampled actions. Raises `UserError` if there is none, or if it is of a version that did not save
     its spaces.
     """
-    file, state = read(Path(path))
+    file, state = checkpoint.read(Path(path))
     if "spaces" not in state:
         raise UserError(f"{file} is of an earlier version, which did not save the spaces: resume its run once")
     config: Config = nested(state["config"])
@@ -86,11 +86,3 @@ def load(path: str | Path, *, seed: int = 0) -> TrainedAgent:
     agent = agent_for(config, interface)
     load_agent(agent.requires_grad_(False), state, str(file))
     return TrainedAgent(agent, config, interface=interface, env_steps=state["env_steps"], seed=seed)
-
-
-def read(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the checkpoint that a path names and what it holds."""
-    if not path.is_dir():
-        return path, checkpoint.load(path)
-    run_directory.check_is_run(path)
-    return checkpoint.newest(path / run_directory.CHECKPOINTS)

@@ -5,7 +5,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from trpo.models.agent import Agent, load_agent, make_agent
 from trpo.numerics.params import fingerprint
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
-from trpo.sampling.evaluation import Evaluation, evaluate
+from trpo.sampling.infos import Infos
 from trpo.sampling.interface import Interface
 from trpo.system import ranks, seeds
 from trpo.system.device import resolve_device
@@ -50,7 +49,8 @@ class Trainer:
         self.config = config
         self.device = resolve_device(config)
         set_up(threads=config.run.threads, deterministic=config.run.deterministic)
-        self.environments = Environments(config.env, config.seed, ranks.share(config.env.num_envs), config.sees)
+        numbers, infos = ranks.share(config.env.num_envs), Infos(config.record.info_keys)
+        self.environments = Environments(config.env, config.seed, numbers, config.sees, infos)
         try:
             self._make_parts()
         except BaseException:
@@ -71,15 +71,19 @@ class Trainer:
             generator=seeds.generator(config.seed, seeds.Role.ACTIONS, device=self.device),
             noise_correlation=config.policy.noise_correlation,
         )
-        # The discounted returns of the episodes under way (B,), for the reward scale.
-        self.discounted = torch.zeros(self.environments.num_envs, dtype=torch.float64)
-        self.iteration = 0
-        self.env_steps = 0
+        self.discounted = torch.zeros(
+            len(numbers), dtype=torch.float64
+        )  # returns (B,) of episodes so far, for the scale
+        self.iteration, self.env_steps = 0, 0
+        self.warms_up = self.agent.has_statistics or self.agent.reward_scale is not None  # statistics that must start
 
-    @property
-    def warms_up(self) -> bool:
-        """Whether there are running statistics to start."""
-        return self.agent.has_statistics or self.agent.reward_scale is not None
+    def adopt(self, state: Mapping[str, Any], source: str) -> None:
+        """Start from the agent of another run's state: its networks and statistics, and nothing else of it.
+
+        Raises `UserError`, naming `source`, for what does not fit.
+        """
+        load_agent(self.agent, state, source)
+        self.warms_up = False
 
     def warm_up(self) -> None:
         """Give the running statistics one rollout of the first policy, before its first step.
@@ -147,8 +151,7 @@ class Trainer:
 
     def _step(self, rollout: Rollout, batch: Batch) -> tuple[dict[str, float], Surrogate | None, StepInfo]:
         """Judge the last policy step by this batch, then take the next one, if there is a surrogate yet."""
-        policy, settings = self.agent.policy, self.config.trust_region
-        reward_std = self.agent.reward_std
+        policy, settings, reward_std = self.agent.policy, self.config.trust_region, self.agent.reward_std
         judged = self.judge.judge(policy, batch, reward_std=reward_std, micro_batch=settings.micro_batch)
         surrogate = self.source.surrogate(self.agent, rollout, batch, self.iteration)
         if surrogate is None:
@@ -157,18 +160,6 @@ class Trainer:
         if not self.config.policy.noise_correlation:  # given the state, noise that goes on is not the policy's
             self.judge.promise = promise_of(step, scale=surrogate.scale, reward_std=reward_std)
         return judged, surrogate, step
-
-    def evaluate(self) -> dict[str, float]:
-        """Return the figures of deterministic episodes on environments of their own."""
-        evaluation = evaluate(
-            self.agent,
-            self.config.env.evaluation,
-            episodes=ranks.share(self.config.run.evaluation_episodes),
-            seed=self.config.seed,
-            number=self.iteration,
-        )
-        returns, lengths = zip(*ranks.everyones(tuple(evaluation)), strict=True)
-        return Evaluation(list(chain(*returns)), list(chain(*lengths))).figures()
 
     @property
     def progress(self) -> float:

@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trpo import run
 from trpo.commands.compose import compose_jobs, register_schema
-from trpo.commands.plans import check_jobs, job_directory
+from trpo.commands.plans import check_jobs, job_directory, resumed_directory
 from trpo.config import UserError
 from trpo.keys import mapping_of
 from trpo.record import run_directory
@@ -69,7 +69,10 @@ def train(
 def started(keys: Mapping[str, Any], callback: Callback | None) -> Run:
     """Return the run of these keys, checked as the command checks it."""
     register_schema()
-    jobs = compose_jobs([typed(key, value) for key, value in keys.items()], None, multirun=False)
+    lines = [line for key, value in keys.items() for line in typed(key, value)]
+    if before := resumed_directory(lines):
+        lines += typed("hydra.run.dir", before)
+    jobs = compose_jobs(lines, None, multirun=False)
     (plan,) = check_jobs(jobs, multirun=False)
     directory = job_directory(jobs[0], 0, None)
     if not plan.finished:
@@ -94,9 +97,13 @@ def watching(callback: Callback) -> run.Watch:
     return watch
 
 
-def typed(key: str, value: Any) -> str:
-    """Return a key and its value as one types them on the command line."""
-    return f"{'++' if mapping_of(key) else ''}{key}={written(value)}"
+def typed(key: str, value: Any) -> Iterator[str]:
+    """Yield a key and its value as one types them on the command line: an entry of a mapping is a line of its own."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield f"++{key}.{name}={written(part)}"
+    else:
+        yield f"{'++' if mapping_of(key) else ''}{key}={written(value)}"
 
 
 def written(value: Any) -> str:

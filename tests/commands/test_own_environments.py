@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import process, summary
 
-from trpo.sampling.making import look_here_too
+from trpo.system.imports import look_here_too
 
 BIN = Path(sys.executable).parent
 MODULE = """

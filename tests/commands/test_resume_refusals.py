@@ -148,6 +148,8 @@ APPLIED = {
     "record.progress": False,
     "record.profile_every": 1,
     "record.dump_every": 1,
+    "record.info_keys": ("x",),
+    "run.stop_at_return": 9999.0,
 }
 # Another value of every key that may not.
 REFUSED = {
@@ -158,6 +160,7 @@ REFUSED = {
     "env.num_envs": 3,
     "env.timeout": 3.0,
     "env.restart_every": 50,
+    "env.max_episode_steps": 7,
     "env.wrappers": ["gymnasium.wrappers:TimeAwareObservation"],
     "policy.hidden_sizes": [8, 8],
     "policy.activation": "relu",
@@ -168,6 +171,9 @@ REFUSED = {
     "policy.images": ["observation"],
     "policy.grids": ["observation"],
     "policy.vectors": ["observation"],
+    "policy.network": "module:Class",
+    "critic.network": "module:Class",
+    "run.init_from": "elsewhere",
     "normalize.observations": False,
     "normalize.rewards": False,
     "normalize.advantages": False,
@@ -210,20 +216,24 @@ REFUSED = {
 }
 
 
+# Those that are typed an entry at a time.
+MAPPINGS = {"env.kwargs", "env.evaluation_kwargs", "policy.network_kwargs", "critic.network_kwargs"}
+
+
 def typed(key, value):
-    return f"{key}={value}".replace(" ", "")
+    return f"{key}={list(value) if isinstance(value, tuple) else value}".replace(" ", "").replace("'", "")
 
 
 def test_every_key_is_in_one_of_the_two_tables():
-    assert set(APPLIED) | {"run.resume"} == set(CHANGEABLE)
-    assert set(APPLIED) | set(REFUSED) | {"run.resume", "env.kwargs"} == {key for key, _ in fields_by_key()}
+    assert set(APPLIED) | {"run.resume", "env.evaluation_kwargs"} == set(CHANGEABLE)
+    assert set(APPLIED) | set(REFUSED) | {"run.resume"} | MAPPINGS == {key for key, _ in fields_by_key()}
 
 
 @pytest.mark.parametrize("key", APPLIED)
 def test_a_key_of_length_and_recording_is_applied_and_recorded(key, run):
     assert str(flat(load_config(run / "config.yaml"))[key]) != str(APPLIED[key])
     assert train(["run.resume=run", "run.total_steps=96", typed(key, APPLIED[key])]) == 0
-    assert flat(load_config(run / "config.yaml"))[key] == APPLIED[key]
+    assert str(flat(load_config(run / "config.yaml"))[key]) == str(APPLIED[key])
     assert typed(key, APPLIED[key]) in yaml.safe_load((run / "overrides.yaml").read_text())
 
 
@@ -237,12 +247,22 @@ def test_a_key_that_decides_the_numbers_is_refused_with_both_values(key, run):
     assert contents(run) == before
 
 
-@pytest.mark.parametrize("override", ["+env.kwargs.sutton_barto_reward=true", "task=acrobot", "task=pendulum"])
+@pytest.mark.parametrize(
+    "override",
+    ["+env.kwargs.sutton_barto_reward=true", "+policy.network_kwargs.width=3", "task=acrobot", "task=pendulum"],
+)
 def test_another_task_and_other_arguments_of_the_environment_are_refused(override, run):
     before = contents(run)
     line = refusal(train, "run.resume=run", "run.total_steps=96", override)
     assert override.lstrip("+").split("=")[0] in line
     assert contents(run) == before
+
+
+def test_arguments_of_the_evaluation_are_applied_and_recorded(run):
+    line = "+env.evaluation_kwargs.sutton_barto_reward=true"
+    assert train(["run.resume=run", "run.total_steps=96", line]) == 0
+    assert load_config(run / "config.yaml").env.evaluation_kwargs == {"sutton_barto_reward": True}
+    assert line in yaml.safe_load((run / "overrides.yaml").read_text())
 
 
 def test_a_run_can_be_repeated_from_the_overrides_that_its_resumption_recorded(run, tmp_path):

@@ -37,6 +37,7 @@ def evaluate(arguments: list[str]) -> int:
         seed=options.seed,
         stochastic=options.stochastic,
         video=options.video,
+        info_keys=config.record.info_keys,
     )
     figures = describe(evaluation)
     if options.json:
@@ -45,6 +46,8 @@ def evaluate(arguments: list[str]) -> int:
         print(f"{config.env.id} after {state['env_steps']:,} steps, {options.episodes} episodes:")
         print("return {return_mean:.2f} ± {return_std:.2f} ({return_min:.2f} to {return_max:.2f})".format(**figures))
         print(f"length {figures['length_mean']:.1f}")
+        for name in [name for name in figures if name.startswith(("success", "info_"))]:
+            print(f"{name.removeprefix('info_').replace('_', ' ')} {figures[name]:.4g}")
     return 0
 
 
@@ -82,4 +85,5 @@ def describe(evaluation: Evaluation) -> dict[str, float]:
         "return_max": float(returns.max()),
         "length_mean": float(np.mean(evaluation.lengths)),
         "episodes": len(returns),
+        **{name: value for name, value in evaluation.figures().items() if name.startswith(("success", "info_"))},
     }

@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trpo.commands.compose import CONFIGS, compose_jobs, load_config, one_line, register_schema
 from trpo.commands.exit_codes import refuse
-from trpo.commands.plans import as_typed, check_jobs
-from trpo.commands.resume import AUTO, Plan, plan_job
+from trpo.commands.plans import as_typed, check_jobs, resumed_directory
+from trpo.commands.resume import Plan, plan_job
 from trpo.config import UserError, first_line
 from trpo.record import run_directory
 from trpo.run import train
@@ -104,17 +104,6 @@ def hydra_arguments(options: argparse.Namespace) -> list[str]:
     flags = [flag for name, flag in switches.items() if getattr(options, name)]
     flags += [f"{flag}={getattr(options, name)}" for name, flag in valued.items() if getattr(options, name)]
     return [*flags, *(["-sc"] if options.shell_completion else []), "--", *options.overrides]
-
-
-def resumed_directory(overrides: list[str]) -> Path | None:
-    """Return the run directory that `run.resume` names: it is where the run goes on, so Hydra must be told."""
-    for override in reversed(overrides):
-        name, _, value = override.partition("=")
-        if name.lstrip("+") == "run.resume" and value.strip("'\"") not in ("", AUTO):
-            directory = Path(value.strip("'\""))
-            run_directory.check_is_run(directory)
-            return directory
-    return None
 
 
 def run_hydra(arguments: list[str]) -> int:

@@ -8,9 +8,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from trpo.commands.compose import load_config, to_config
-from trpo.commands.resume import Composed, Plan, plan_job
+from trpo.commands.resume import AUTO, Composed, Plan, plan_job
 from trpo.config import EnvConfig, UserError, first_line
 from trpo.console import console
+from trpo.models.agent import load_agent
 from trpo.record import checkpoint, run_directory
 from trpo.sampling.interface import Interface
 from trpo.sampling.making import check_environment
@@ -18,6 +19,17 @@ from trpo.sampling.remarks import remarks
 from trpo.system import ranks
 from trpo.system.device import resolve_device
 from trpo.trainer import action_values_for, agent_for
+
+
+def resumed_directory(overrides: list[str]) -> Path | None:
+    """Return the run directory that `run.resume` names: it is where the run goes on, so Hydra must be told."""
+    for override in reversed(overrides):
+        name, _, value = override.partition("=")
+        if name.lstrip("+") == "run.resume" and value.strip("'\"") not in ("", AUTO):
+            directory = Path(value.strip("'\""))
+            run_directory.check_is_run(directory)
+            return directory
+    return None
 
 
 def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
@@ -45,7 +57,10 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
         if (environment := repr(plan.config.env)) not in interfaces:
             interfaces[environment] = check_environments(plan.config.env)
             known += remarks(plan.config.env)
-        agent_for(plan.config, interfaces[environment])  # refuses what does not go with observations or actions
+        agent = agent_for(plan.config, interfaces[environment])  # refuses what does not go with observations or actions
+        if plan.config.run.init_from and not plan.resume:
+            file, state = checkpoint.read(Path(plan.config.run.init_from))
+            load_agent(agent, state, f"{file} (run.init_from)")
         action_values_for(plan.config, interfaces[environment])  # so does this
         check_directory = run_directory.check_can_be_made if plan.resume else run_directory.check_free
         check_directory(directory)

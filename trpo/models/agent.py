@@ -12,6 +12,7 @@ from trpo.models.encoders import Encoder, as_asked, make_encoder
 from trpo.models.networks import Actor, Critic, GaussianPolicy, LogitPolicy, Policy
 from trpo.models.normalizer import Normalizer, ObservationNormalizer, RewardScale, make_normalizer
 from trpo.models.observations import Kind, Observations, Spec, named
+from trpo.models.own import make_own_critic, make_own_policy
 from trpo.system import seeds
 
 
@@ -84,6 +85,9 @@ def load_agent(agent: Agent, state: Mapping[str, Any], source: str) -> None:
 
 def make_critic(config: CriticConfig, observations: Spec, generator: torch.Generator) -> Critic:
     """Return the value function, which may see other parts of an observation than the policy does."""
+    if config.network:
+        own: Critic = make_own_critic(config.network, observations, config.network_kwargs, generator)
+        return own
     encoder = make_encoder(observations, config.observations, generator=generator)
     return Critic(
         width(encoder, observations),
@@ -98,6 +102,8 @@ def make_policy(
     config: PolicyConfig, observations: Spec, distribution: Distribution, generator: torch.Generator
 ) -> Policy:
     """Return the policy that goes with a distribution. Raises `UserError` for what only another one has."""
+    if config.network:
+        return make_own_policy(config.network, observations, distribution, config.network_kwargs, generator)
     encoder = make_encoder(observations, config.observations, generator=generator)
     network: dict[str, Any] = {
         "hidden_sizes": config.hidden_sizes,

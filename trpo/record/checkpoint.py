@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from trpo.config import UserError
+from trpo.record import run_directory
 from trpo.record.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,17 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise UserError(f"{path} has format {version}, this version of trpo reads up to {FORMAT_VERSION}")
     return state  # type: ignore[no-any-return]
+
+
+def read(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the newest checkpoint of a run directory, or the one that a path names, and its state.
+
+    Raises `UserError` if there is none.
+    """
+    if not path.is_dir():
+        return path, load(path)
+    run_directory.check_is_run(path)
+    return newest(path / run_directory.CHECKPOINTS)
 
 
 def numbered_name(env_steps: int) -> str:

@@ -19,11 +19,16 @@ T = TypeVar("T")
 
 
 class Backend:
-    """The environments of one configuration: `reset` and `step` fail with a sentence, `close` always ends."""
+    """The environments of one configuration: `reset` and `step` fail with a sentence, `close` always ends.
 
-    def __init__(self, config: EnvConfig) -> None:
+    Args:
+        config: of `num_envs` environments.
+        info_keys: of the figures that the last info of an episode keeps.
+    """
+
+    def __init__(self, config: EnvConfig, info_keys: tuple[str, ...] = ()) -> None:
         self.timeout = config.timeout or None
-        self.envs = make_vector_env(config, worker=functools.partial(make_worker_env, trainer=os.getpid()))
+        self.envs = make_vector_env(config, info_keys, worker=functools.partial(make_worker_env, trainer=os.getpid()))
         self.broken = False
 
     def reset(self, *, seed: Any, options: dict[str, Any] | None = None) -> Any:

@@ -10,7 +10,8 @@ from torch import Tensor
 from trpo.batch import Rollout
 from trpo.models.agent import Agent
 from trpo.models.observations import Observations
-from trpo.sampling.environments import Environments, Transition
+from trpo.sampling.environments import Environments
+from trpo.sampling.transition import Transition
 from trpo.system.threads import single_thread
 
 
@@ -21,6 +22,7 @@ class Collector:
         self, environments: Environments, *, steps: int, generator: torch.Generator, noise_correlation: float = 0.0
     ) -> None:
         self.environments = environments
+        self.infos = environments.infos
         self.steps = steps  # T
         self.generator = generator
         self.noise_correlation = noise_correlation  # ρ
@@ -38,7 +40,7 @@ class Collector:
         observations, actions, transitions = self._play(agent, device)
         self.environments.watch(observations)
         truncated = [torch.from_numpy(transition.truncated) for transition in transitions]
-        episodes = self._count(transitions)
+        episodes, told = self._count(transitions)
         return Rollout(
             observations=observations.to(device),
             actions=actions.to(device),
@@ -50,6 +52,7 @@ class Collector:
             final_observations=self._finals(transitions).to(device),
             episode_returns=[episode_return for episode_return, _ in episodes],
             episode_lengths=[length for _, length in episodes],
+            episode_infos=self.infos.columns(told),
             first_environment=self.environments.numbers.start,
         )
 
@@ -106,9 +109,10 @@ class Collector:
         self.returns, self.lengths = state["returns"].numpy().copy(), state["lengths"].numpy().copy()
         return self.environments.restore(state["environments"])
 
-    def _count(self, transitions: list[Transition]) -> list[tuple[float, int]]:
-        """Add steps to the episodes under way; return (return, length) of those that ended with one."""
+    def _count(self, transitions: list[Transition]) -> tuple[list[tuple[float, int]], np.ndarray]:
+        """Add steps to the episodes under way; return (return, length) and figures (E, K) of those that ended."""
         finished: list[tuple[float, int]] = []
+        told = [np.empty((0, len(self.infos.keys)))]
         for transition in transitions:
             self.returns += np.where(transition.valid, transition.rewards, 0.0)
             self.lengths += transition.valid
@@ -116,9 +120,10 @@ class Collector:
             if ended.any():
                 whole = ended & ~transition.interrupted
                 finished += zip(self.returns[whole].tolist(), self.lengths[whole].tolist(), strict=True)
+                told.append(transition.infos[whole])
                 self.returns[ended] = 0.0
                 self.lengths[ended] = 0
-        return finished
+        return finished, np.concatenate(told)
 
 
 def stacked(rows: list[np.ndarray]) -> Tensor:

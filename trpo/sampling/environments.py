@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,30 +15,15 @@ from trpo.sampling.backend import Backend
 from trpo.sampling.checks import check_finite, check_masks
 from trpo.sampling.encoding import Kept
 from trpo.sampling.history import History
+from trpo.sampling.infos import Infos, told_by_all
 from trpo.sampling.interface import make_interface
+from trpo.sampling.transition import Transition
 from trpo.system import seeds
 
 log = logging.getLogger(__name__)
 
 TIME_LIMITS_BETWEEN_RESTARTS = 10
 ASSUMED_TIME_LIMIT = 1_000  # of environments that state none
-
-
-class Transition(NamedTuple):
-    """What one step of B environments gave."""
-
-    next_observations: Observations  # (B, …) the true next ones: where an episode ended, those it ended in
-    rewards: np.ndarray  # (B,) float32
-    terminated: np.ndarray  # (B,) bool
-    truncated: np.ndarray  # (B,) bool
-    valid: np.ndarray  # (B,) bool; False where the backend spent the step on a reset
-    interrupted: np.ndarray  # (B,) bool; truncated by a restart of ours, not by the environment
-
-    @property
-    def ended(self) -> np.ndarray:
-        """Where an episode ended, one way or the other (B,)."""
-        ended: np.ndarray = self.terminated | self.truncated
-        return ended
 
 
 class Environments:
@@ -58,15 +43,24 @@ class Environments:
         seed: of the run.
         numbers: which of them are stepped here; all, by default. Their numbers decide their seeds.
         kept: which parts of an observation are, by name.
+        infos: which figures of the last info of an episode are told; success, by default.
     """
 
-    def __init__(self, config: EnvConfig, seed: int, numbers: range | None = None, kept: Kept = lambda _: True) -> None:
+    def __init__(
+        self,
+        config: EnvConfig,
+        seed: int,
+        numbers: range | None = None,
+        kept: Kept = lambda _: True,
+        infos: Infos | None = None,
+    ) -> None:
         numbers = range(config.num_envs) if numbers is None else numbers
         self.config = config
         self.seed = seed
         self.numbers = numbers
         self.num_envs = len(numbers)
         self.masked_resets = config.backend in ("sync", "async")
+        self.infos = infos or Infos(())
         self.backend = self._make_backend()
         envs = self.backend.envs
         self.interface = make_interface(envs.single_observation_space, envs.single_action_space, kept)
@@ -145,7 +139,7 @@ class Environments:
         return bool(same.all())
 
     def _make_backend(self) -> Backend:
-        return Backend(dataclasses.replace(self.config, num_envs=self.num_envs))
+        return Backend(dataclasses.replace(self.config, num_envs=self.num_envs), self.infos.keys)
 
     def _start(self) -> Observations:
         self.resetting = np.zeros(self.num_envs, dtype=bool)  # whether the next step goes into a reset
@@ -160,7 +154,7 @@ class Environments:
         return seeds.integer(self.seed, seeds.Role.ENVIRONMENTS, *path)
 
     def _step(self, actions: Tensor) -> Transition:
-        raw, gained, terminated, truncated, _ = self.backend.step(self.interface.decode(actions))
+        raw, gained, terminated, truncated, info = self.backend.step(self.interface.decode(actions))
         rewards = np.array(gained, dtype=np.float32)
         if not math.isfinite(sum(rewards.tolist())):
             check_finite("reward", rewards, self.numbers, self.steps)
@@ -174,6 +168,7 @@ class Environments:
             truncated=truncated & valid,
             valid=valid,
             interrupted=np.zeros(self.num_envs, dtype=bool),
+            infos=told_by_all(info, self.infos.keys, self.num_envs),
         )
 
     def _reset(self, ended: np.ndarray) -> Observations:

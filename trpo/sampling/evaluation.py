@@ -1,5 +1,6 @@
 """Returns of an agent as it is, on environments and generators of its own."""
 
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,9 +8,11 @@ import gymnasium
 import numpy as np
 import torch
 
+from trpo.batch import info_figures
 from trpo.config import EnvConfig, UserError
 from trpo.models.agent import Agent
 from trpo.models.observations import are_finite
+from trpo.sampling.infos import Infos, told
 from trpo.sampling.interface import make_interface
 from trpo.sampling.making import make_env
 from trpo.system import seeds
@@ -24,10 +27,12 @@ class Evaluation(NamedTuple):
 
     returns: list[float]
     lengths: list[int]
+    infos: list[dict[str, float]] = []  # noqa: RUF012  what was told at the ends of those that told anything
 
     def figures(self) -> dict[str, float]:
-        """Return the evaluation tags: mean and (population) standard deviation over episodes."""
-        return {
+        """Return the evaluation tags: mean and (population) standard deviation over episodes; what else was told."""
+        told = {key: [info[key] for info in self.infos if key in info] for info in self.infos for key in info}
+        return info_figures({key: (sum(values), len(values)) for key, values in told.items()}) | {
             "return_mean": float(np.mean(self.returns)),
             "return_std": float(np.std(self.returns)),
             "length_mean": float(np.mean(self.lengths)),
@@ -43,6 +48,7 @@ def evaluate(
     number: int = 0,
     stochastic: bool = False,
     video: Path | None = None,
+    info_keys: tuple[str, ...] = (),
 ) -> Evaluation:
     """Return the outcome of whole episodes of the agent's mode, or of independent samples if `stochastic`.
 
@@ -55,25 +61,36 @@ def evaluate(
     device = next(agent.parameters()).device
     generator = seeds.generator(seed, seeds.Role.EVALUATION_ACTIONS, number, device=device) if stochastic else None
     starts = [seeds.integer(seed, seeds.Role.EVALUATION_ENVIRONMENTS, number, i) for i in episodes]
-    outcomes: list[tuple[float, int]] = []
+    groups = [starts[first : first + width] for first in range(0, len(starts), max(width, 1))]
+    keys = Infos(info_keys).keys
     try:
-        for first in range(0, len(starts), max(width, 1)):
-            outcomes += run_episodes(agent, envs, starts[first : first + width], generator)
+        outcomes = [run_episodes(agent, envs, group, generator, keys) for group in groups]
     finally:
         for env in envs:
             env.close()
-    return Evaluation([total for total, _ in outcomes], [length for _, length in outcomes])
+    return united(outcomes) if outcomes else Evaluation([], [])
+
+
+def united(parts: list[Evaluation]) -> Evaluation:
+    """Return one evaluation of the episodes of several, in their order."""
+    returns, lengths, infos = zip(*parts, strict=True)
+    return Evaluation(list(chain(*returns)), list(chain(*lengths)), list(chain(*infos)))
 
 
 @single_thread()
 def run_episodes(
-    agent: Agent, envs: list[gymnasium.Env], starts: list[int], generator: torch.Generator | None
-) -> list[tuple[float, int]]:
-    """Return (return, length) of one episode in each of the first environments, one per seed in `starts`."""
+    agent: Agent,
+    envs: list[gymnasium.Env],
+    starts: list[int],
+    generator: torch.Generator | None,
+    info_keys: tuple[str, ...] = (),
+) -> Evaluation:
+    """Return the outcome of one episode in each of the first environments, one per seed in `starts`."""
     interface = make_interface(envs[0].observation_space, envs[0].action_space)
     device = next(agent.parameters()).device
     observations = [env.reset(seed=start)[0] for env, start in zip(envs, starts, strict=False)]
     returns, lengths = np.zeros(len(starts)), np.zeros(len(starts), dtype=int)
+    infos: list[dict[str, float]] = [{} for _ in starts]
     active, act = list(range(len(starts))), agent.actor()
     while active:
         seen = interface.encode([observations[i] for i in active]).to(device)
@@ -83,15 +100,17 @@ def run_episodes(
         actions = interface.decode(act(seen, noise).cpu())
         going = []
         for i, action in zip(active, actions, strict=True):
-            observations[i], reward, terminated, truncated, _ = envs[i].step(action)
+            observations[i], reward, terminated, truncated, info = envs[i].step(action)
             returns[i] += float(reward)
             lengths[i] += 1
             if not (terminated or truncated or lengths[i] >= MOST_STEPS):
                 going.append(i)
+            else:
+                infos[i] = told(info, info_keys)
         active = going
     if not np.isfinite(returns).all():
         raise FloatingPointError(f"an evaluation environment gave rewards that add up to {returns}")
-    return list(zip(returns.tolist(), lengths.tolist(), strict=True))
+    return Evaluation(returns.tolist(), lengths.tolist(), [info for info in infos if info])
 
 
 def make_recorded_env(config: EnvConfig, directory: Path) -> gymnasium.Env:

@@ -3,9 +3,7 @@
 import contextlib
 import functools
 import logging
-import os
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -18,12 +16,14 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from trpo.config import EnvConfig, UserError, first_line
 from trpo.models.observations import MASK
+from trpo.sampling.infos import told
 from trpo.sampling.interface import Interface, make_interface
 from trpo.sampling.masks import MASKABLE, with_mask
 from trpo.sampling.missing import import_package, why
 from trpo.sampling.pool import Pool, has
 from trpo.sampling.pool_env import PoolEnv, only_in_envpool
 from trpo.sampling.wrapping import check_backend, wrapped
+from trpo.system.imports import look_here_too
 
 log = logging.getLogger(__name__)
 log.setLevel(logging.INFO)
@@ -80,34 +80,38 @@ def in_envpool(config: EnvConfig, error: Exception) -> str:
     return "; EnvPool has it: env.backend=envpool" if find_spec("envpool") and has(config.id) else ""
 
 
-def look_here_too() -> None:
-    """Let `package:Name-v0` find a module in the working directory, as `python -m trpo` does, in any process.
-
-    At the end of the path: there a file that is called like somebody else's module does not take its place. Who asked
-    Python for safe paths (`PYTHONSAFEPATH`) keeps them.
-    """
-    with contextlib.suppress(FileNotFoundError):  # the directory has been removed: nothing is found in it
-        if not sys.flags.safe_path and os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
-
-
 @functools.cache
 def log_once(message: str) -> None:
     """Log a warning of MuJoCo, which would else print it for every model and leave a file where the person is."""
     log.info("MuJoCo: %s", message)
 
 
-class WithoutInfo(gymnasium.Wrapper):
-    """Drops what nobody reads: merging the infos of all environments takes a tenth of a MuJoCo step."""
+class WithLastInfo(gymnasium.Wrapper):
+    """Drops what nobody reads: merging the infos of all environments takes a tenth of a MuJoCo step.
+
+    Args:
+        env: is stepped.
+        keys: of the figures that remain of the last info of an episode.
+    """
+
+    def __init__(self, env: gymnasium.Env, keys: tuple[str, ...]) -> None:
+        super().__init__(env)
+        self.keys = keys
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Return what `Env.step` returns, with an empty info."""
-        observation, reward, terminated, truncated, _ = self.env.step(action)
-        return observation, reward, terminated, truncated, {}
+        """Return what `Env.step` returns, with what is left of the info."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        left: dict[str, Any] = dict(told(info, self.keys)) if terminated or truncated else {}
+        return observation, reward, terminated, truncated, left
 
 
-def make_vector_env(config: EnvConfig, *, worker: Callable[[EnvConfig], gymnasium.Env]) -> VectorEnv:
-    """Return `num_envs` environments on the configured backend; `worker` makes those with a process of their own."""
+def make_vector_env(
+    config: EnvConfig, keys: tuple[str, ...] = (), *, worker: Callable[[EnvConfig], gymnasium.Env]
+) -> VectorEnv:
+    """Return `num_envs` environments on the configured backend, with `keys` in their last infos.
+
+    `worker` makes those with a process of their own.
+    """
     log_once.cache_clear()  # once per run
     if config.backend == "vector":
         return make_vector_entry_point(config)
@@ -115,9 +119,9 @@ def make_vector_env(config: EnvConfig, *, worker: Callable[[EnvConfig], gymnasiu
         with contextlib.closing(make_env(config)) as env:
             return Pool(config, env)
     if config.backend == "async":
-        workers = [lambda: WithoutInfo(worker(config))] * config.num_envs
+        workers = [lambda: WithLastInfo(worker(config), keys)] * config.num_envs
         return AsyncVectorEnv(workers, autoreset_mode=AutoresetMode.DISABLED)
-    functions = [lambda: WithoutInfo(make_env(config))] * config.num_envs
+    functions = [lambda: WithLastInfo(make_env(config), keys)] * config.num_envs
     return SyncVectorEnv(functions, copy=False, autoreset_mode=AutoresetMode.DISABLED)
 
 

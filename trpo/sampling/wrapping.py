@@ -1,6 +1,5 @@
 """`env.wrappers`: classes around every single environment, by name."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import gymnasium
 
 from trpo.config import EnvConfig, UserError, first_line
 from trpo.sampling.missing import missing_module, not_installed
+from trpo.system.imports import named_object
 
 FORMS = "module:Class or {wrapper: module:Class, argument: value}"
 WRAPPED = ("sync", "async")  # backends that step single environments
@@ -60,17 +60,13 @@ def tuples(value: Any) -> Any:
 
 def wrapper_class(name: str) -> type[gymnasium.Wrapper]:
     """Return the class of a name, `module:Class` or `module.Class`. Raises `UserError` if it is no wrapper."""
-    module, _, attribute = name.rpartition(":" if ":" in name else ".")
-    if not module:
-        raise UserError(f"an entry is {FORMS}")
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
+        found = named_object(name, f"an entry is {FORMS}")
     except ModuleNotFoundError as error:
+        module = name.rpartition(":" if ":" in name else ".")[0]
         raise UserError(not_installed(error.name or module, module)) from error
-    if found is None:
-        raise UserError(f"{module} has no {attribute}")
     if not (isinstance(found, type) and issubclass(found, gymnasium.Wrapper)):
-        raise UserError(f"{attribute} is no gymnasium.Wrapper")
+        raise UserError(f"{found.__name__} is no gymnasium.Wrapper")
     return found
 
 

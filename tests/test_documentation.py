@@ -14,12 +14,15 @@ from tiny_runs import compose, refusal, rows, train_tiny
 from typed import CHECKS, check_command
 
 import trpo
+from trpo.batch import info_figures
 from trpo.commands.train import train
 from trpo.config import Config
 from trpo.keys import check_key
 
 LONGEST_README = 180  # lines
 SECTIONS = "|".join(field.name for field in dataclasses.fields(Config))
+
+TOLD = info_figures({"is_success": (1.0, 1), "NAME": (1.0, 1)})  # what only some environments say
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
@@ -81,7 +84,8 @@ def test_a_file_in_a_sentence_is_there(path):
 
 @pytest.mark.parametrize("tag", spans(r"(rollout|evaluation|trust_region|policy|critic|time)/\w+"))
 def test_a_tag_in_a_sentence_is_logged(tag, run):
-    assert any(tag in row for row in rows(run))
+    group, _, name = tag.partition("/")
+    assert any(tag in row for row in rows(run)) or (name in TOLD and group in ("rollout", "evaluation"))
 
 
 def test_the_table_of_tags_has_every_tag_of_the_trust_region(run):

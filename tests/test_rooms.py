@@ -20,7 +20,8 @@ MAP = PACKAGE.parent / "docs" / "rooms.md"
 # A unit is a module at the top of trpo/ or a room, whose modules may import each other as well.
 ALLOWED = {
     "fields": ((), ()),
-    "config": (("fields",), ()),
+    "sections": (("fields",), ()),
+    "config": (("fields", "sections"), ()),
     "keys": (("config", "fields"), ()),
     "numerics": ((), ("numpy", "torch")),
     "system": (("config", "numerics"), ("numpy", "torch")),

@@ -3,7 +3,8 @@
 Read a training iteration top-down: `trainer` → `update.trust_region` → `update.objective` → `numerics.fisher`,
 `numerics.conjugate_gradient`, `numerics.line_search` → `models.distributions`.
 
-    config, keys    every key, default and range; keys as they are typed; fields: what a key is
+    config, keys    the configuration; keys as they are typed
+    sections        every key, default and range; fields: what a key is
     training        training from Python: train
     trained         a trained agent away from where it was trained: load, act
     commands/       what a person types: one file a command; arguments to checked jobs (Hydra lives only here)

@@ -78,7 +78,22 @@ def info_figures(told: Mapping[str, tuple[float, int]]) -> dict[str, float]:
 
 
 class Batch(NamedTuple):
-    """N samples for one update; `observations` are normalised, as the networks see them."""
+    """N samples for one update; `observations` are normalised, as the networks see them.
+
+    >>> import torch
+    >>> import trpo
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> policy = trpo.GaussianPolicy(
+    ...     3, 2, hidden_sizes=(8,), activation="tanh", initial_log_std=-1.0, min_log_std=-2.3, generator=generator
+    ... )
+    >>> observations = torch.randn(64, 3, generator=generator)
+    >>> parameters = policy(observations).detach()  # [μ, log σ] of the policy that acts
+    >>> actions = policy.distribution.sample(parameters, policy.distribution.noise(64, generator))
+    >>> advantages, returns = -actions[:, 0].square(), torch.zeros(64)
+    >>> batch = trpo.Batch(observations, actions, parameters, advantages, returns)
+    >>> sorted(batch.columns)
+    ['actions', 'advantages', 'observations', 'old_parameters', 'returns']
+    """
 
     observations: Observations  # (N, …)
     actions: Tensor  # (N, A)

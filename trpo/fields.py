@@ -103,7 +103,15 @@ def describe_range(field: dataclasses.Field[Any]) -> str:
 
 
 class UserError(Exception):
-    """A mistake of the person at the keyboard: shown as one line, exit code 2, nothing started."""
+    """A mistake of the person at the keyboard: shown as one line, exit code 2, nothing started.
+
+    >>> import trpo
+    >>> try:
+    ...     trpo.load("nowhere")
+    ... except trpo.UserError as error:
+    ...     print(error)
+    there is no checkpoint nowhere
+    """
 
 
 def first_line(error: BaseException) -> str:

@@ -24,6 +24,15 @@ class TrainedAgent:
         interface: what it observes and answers; a mask of valid actions is a part called `action_mask`.
         env_steps: how long it was trained.
         seed: of sampled actions.
+
+    >>> import numpy as np
+    >>> import trpo
+    >>> run = trpo.train("Pendulum-v1", total_steps=2_048, **{"run.evaluation_episodes": 0})
+    >>> agent = trpo.load(run.directory)
+    >>> agent.act(np.zeros(3, np.float32)).shape, agent.act(np.zeros((5, 3), np.float32), stochastic=True).shape
+    ((1,), (5, 1))
+    >>> agent.observation_space.shape, agent.env_steps >= 2_048
+    ((3,), True)
     """
 
     def __init__(
@@ -76,6 +85,12 @@ def load(path: str | Path, *, seed: int = 0) -> TrainedAgent:
 
     `seed` is that of sampled actions. Raises `UserError` if there is none, or if it is of a version that did not save
     its spaces.
+
+    >>> import trpo
+    >>> run = trpo.train("CartPole-v1", total_steps=2_048, **{"run.evaluation_episodes": 0})
+    >>> agent = trpo.load(run.directory)
+    >>> int(agent.act([0.0, 0.0, 0.1, 0.0])) in (0, 1)
+    True
     """
     file, state = checkpoint.read(Path(path))
     if "spaces" not in state:

@@ -21,7 +21,15 @@ PLAIN = re.compile(r"(?!(true|false|null|nan|inf)$)[a-z][\w./-]*", re.IGNORECASE
 
 
 class Run(NamedTuple):
-    """What training left."""
+    """What training left.
+
+    >>> import trpo
+    >>> run = trpo.train("CartPole-v1", total_steps=2_048, **{"run.evaluation_episodes": 0})
+    >>> sorted(path.name for path in run.directory.iterdir() if path.suffix == ".yaml")
+    ['config.yaml', 'overrides.yaml']
+    >>> run.summary["outcomes"], run.agent.config.env.id
+    ({'accepted': 1}, 'CartPole-v1')
+    """
 
     directory: Path
     summary: dict[str, Any]  # as in summary.json

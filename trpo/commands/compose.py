@@ -87,7 +87,7 @@ def to_config(composed: DictConfig) -> Config:
 
 
 def register_schema() -> None:
-    """Give Hydra the dataclasses of `config.py` and the resolver of directory names."""
+    """Give Hydra the dataclasses of the configuration and the resolver of directory names."""
     ConfigStore.instance().store(name="schema", node=make_schema())
     OmegaConf.register_new_resolver("slug", slug, replace=True)
 

@@ -1,4 +1,4 @@
-"""The dataclasses of `config.py` as the schema that everything composed is checked against."""
+"""The dataclasses of the configuration as the schema that everything composed is checked against."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class WholeNode(IntegerNode):
 
 
 def make_schema() -> DictConfig:
-    """Return the dataclasses of `config.py` as a configuration that can be overridden."""
+    """Return the dataclasses of the configuration as one that can be overridden."""
     schema: DictConfig = OmegaConf.structured(Config)
     make_writable(schema)
     for name, field in fields_by_key():

@@ -17,7 +17,15 @@ from trpo.system import seeds
 
 
 class Agent(nn.Module):
-    """A policy, a critic and their running statistics, as one module with one `state_dict`."""
+    """A policy, a critic and their running statistics, as one module with one `state_dict`.
+
+    >>> import torch
+    >>> import trpo
+    >>> agent = trpo.train("CartPole-v1", total_steps=2_048, **{"run.evaluation_episodes": 0}).agent.agent
+    >>> act = agent.actor()  # raw observations (B, O) and noise, or None for the mode, to actions (B, A)
+    >>> act(torch.zeros(3, 4), None).shape, agent.critic(agent.normalize(torch.zeros(3, 4))).shape
+    (torch.Size([3, 1]), torch.Size([3]))
+    """
 
     def __init__(
         self,

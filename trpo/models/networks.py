@@ -18,12 +18,7 @@ from trpo.numerics import perceptron
 Map = Callable[[Observations], Tensor]  # rows to rows
 Actor = Callable[[Observations, Tensor | None], Tensor]  # observations and noise to actions
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
 HIDDEN_GAIN = math.sqrt(2.0)
 INVALID_LOGIT = -1e8
 LAST_POLICY_GAIN = 0.01  # near-uniform first policies; Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2
@@ -84,8 +79,20 @@ def masked(logits: Tensor, valid: Tensor) -> Tensor:
 class Policy(nn.Module):
     """A map from observations (N, O) to the parameters (N, D) of `distribution`.
 
-    Any subclass can be optimised by `trust_region_step`: its parameters are all of θ, and its forward pass must
-    be differentiable twice and treat every row alike.
+    Any subclass can be optimised by `trust_region_step`: its parameters are all of θ, and its forward pass must be
+    differentiable twice and treat every row alike.
+
+    >>> import torch
+    >>> import trpo
+    >>> from trpo.models.distributions import Categorical
+    >>> class Linear(trpo.Policy):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.distribution, self.logits = Categorical((2,)), torch.nn.Linear(4, 2)
+    ...     def forward(self, observations):
+    ...         return self.logits(observations)
+    >>> Linear().actor()(torch.zeros(3, 4), None).shape
+    torch.Size([3, 1])
     """
 
     distribution: Distribution
@@ -121,6 +128,14 @@ class LogitPolicy(Policy):
         generator: draws the weights.
         encoder: from observations to rows of numbers; without one they are that already.
         masked: whether observations say which actions are valid, under the name `action_mask`.
+
+    >>> import torch
+    >>> import trpo
+    >>> from trpo.models.distributions import Categorical
+    >>> made = {"hidden_sizes": (8,), "activation": "tanh", "generator": torch.Generator().manual_seed(0)}
+    >>> policy = trpo.LogitPolicy(4, Categorical((2,)), **made)
+    >>> policy(torch.zeros(5, 4)).softmax(-1)[0].tolist()  # without biases zeros are even
+    [0.5, 0.5]
     """
 
     def __init__(
@@ -157,6 +172,13 @@ class GaussianPolicy(Policy):
 
     log σ = floor + softplus(ρ) with ρ the parameter: a floor with a gradient, where a clamp would cut the
     dimension out of the Fisher matrix and never let σ grow again.
+
+    >>> import torch
+    >>> import trpo
+    >>> made = {"hidden_sizes": (8,), "activation": "tanh", "generator": torch.Generator().manual_seed(0)}
+    >>> policy = trpo.GaussianPolicy(3, 2, initial_log_std=-1.0, min_log_std=-2.3, **made)
+    >>> policy(torch.zeros(5, 3)).shape  # [μ, log σ]
+    torch.Size([5, 4])
     """
 
     def __init__(

@@ -31,6 +31,12 @@ def gae(
         truncated: (T, B) bool, the clock ended here.
         gamma: γ.
         lam: λ.
+
+    >>> import torch
+    >>> import trpo
+    >>> zeros, never = torch.zeros(2, 1), torch.zeros(2, 1, dtype=torch.bool)
+    >>> trpo.gae(torch.ones(2, 1), zeros, zeros, never, never, gamma=0.5, lam=1.0).tolist()
+    [[1.5], [1.0]]
     """
     discounts = gamma * (~terminated).to(rewards.dtype)
     continues = (~(terminated | truncated)).to(rewards.dtype)

@@ -58,6 +58,13 @@ def conjugate_gradient(
     product is one with b itself. Ax = Σ α_k Ap_k comes with x, so that nobody needs another product for xᵀAx.
     Inputs are not modified; the same inputs give the same bits. With `keep_basis` the residuals are kept: they span the
     Krylov space, in which `krylov` solves for other dampings as well.
+
+    >>> import torch
+    >>> import trpo
+    >>> A = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
+    >>> solution = trpo.conjugate_gradient(lambda v: A @ v, torch.tensor([2.0, 2.0]), max_iterations=2, tolerance=1e-6)
+    >>> [round(number, 5) for number in solution.x.tolist()]
+    [1.0, 0.5]
     """
     x, Ax, r, p = torch.zeros_like(b), torch.zeros_like(b), b, b
     r_squared = dot(r, r)

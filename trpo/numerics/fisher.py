@@ -24,6 +24,13 @@ def gauss_newton_product(parameters: Tensor, theta: Tensor, metric_product: Prod
         parameters: y(θ) (N, D), with its graph.
         theta: θ (P,), the leaf that the graph starts from.
         metric_product: u (N, D) ↦ Mu (N, D), the metric at θ_old.
+
+    >>> import torch
+    >>> import trpo
+    >>> theta = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> parameters = torch.stack([3 * theta, theta])  # J is diag(3, 3) in one row and the identity in the other
+    >>> trpo.gauss_newton_product(parameters, theta, lambda u: u)(torch.tensor([1.0, 0.0])).tolist()
+    [5.0, 0.0]
     """
     cotangent = torch.zeros_like(parameters, requires_grad=True)
     (vjp,) = torch.autograd.grad(parameters, theta, cotangent, create_graph=True)
@@ -41,6 +48,12 @@ def hessian_product(mean_kl: Tensor, theta: Tensor) -> Product:
 
     The textbook form: ∇(∇KL · v). Equal to `gauss_newton_product` at θ_old only, where the KL's own gradient with
     respect to y is zero and the second derivatives of the network drop out.
+
+    >>> import torch
+    >>> import trpo
+    >>> theta = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> trpo.hessian_product((theta**2).sum() + theta.prod(), theta)(torch.tensor([1.0, 0.0])).tolist()
+    [2.0, 1.0]
     """
     (gradient,) = torch.autograd.grad(mean_kl, theta, create_graph=True)
 

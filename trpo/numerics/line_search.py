@@ -71,6 +71,14 @@ def line_search(
     quadratic near θ_old, so √(δ / KL) of that fraction lands on the bound, and 0.995 of it just inside, but
     never below `backtrack_factor` of it. Most full steps miss the bound by a few per cent, and a constant
     factor would give away a third of the trust region for them.
+
+    >>> import trpo
+    >>> from trpo.numerics.line_search import Evaluation
+    >>> def evaluate(fraction):  # a KL of 0.02 at the full step
+    ...     return Evaluation(improvement=fraction, kl=0.02 * fraction**2, kl_reverse=0.0, kl_max_state=0.0)
+    >>> search = trpo.line_search(evaluate, max_kl=0.01, max_backtracks=10, backtrack_factor=0.5)
+    >>> [round(candidate.fraction, 3) for candidate in search.candidates]
+    [1.0, 0.704]
     """
     fraction = 1.0
     candidates: list[Candidate] = []

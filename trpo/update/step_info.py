@@ -13,7 +13,12 @@ from trpo.update.objective import Objective
 
 
 class Outcome(Enum):
-    """How a step ended; the value is the sentence a person reads. Only ACCEPTED changes the policy."""
+    """How a step ended; the value is the sentence a person reads. Only ACCEPTED changes the policy.
+
+    >>> import trpo
+    >>> trpo.Outcome.ACCEPTED.name, trpo.Outcome["ACCEPTED"] is trpo.Outcome.ACCEPTED
+    ('ACCEPTED', True)
+    """
 
     ACCEPTED = "accepted"
     WARMING_UP = "the action values are fitted first"
@@ -43,6 +48,11 @@ class StepInfo(NamedTuple):
 
     s is the full step and f the fraction of it that was taken: 0 if the step was rejected, and then `kl`,
     `kl_quadratic` and all that belongs to the taken step is 0 as well, being that of the policy in force.
+
+    >>> import trpo
+    >>> info = trpo.StepInfo.without_a_step(trpo.Outcome.WARMING_UP)
+    >>> info.accepted, info.kl, info.step_fraction
+    (False, 0.0, 0.0)
     """
 
     outcome: Outcome

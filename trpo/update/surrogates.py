@@ -12,7 +12,14 @@ from trpo.models.observations import Observations
 
 
 class Piece(NamedTuple):
-    """Rows of a batch that pass through the network together."""
+    """Rows of a batch that pass through the network together.
+
+    >>> import torch
+    >>> import trpo
+    >>> piece = trpo.Piece(torch.zeros(2, 3), torch.zeros(2, 4), {"advantages": torch.ones(2)})
+    >>> piece.columns["advantages"].tolist()
+    [1.0, 1.0]
+    """
 
     observations: Observations  # (n, …)
     old_parameters: Tensor  # (n, D)
@@ -24,6 +31,31 @@ class Surrogate(Protocol):
 
     Whatever has these three members can be maximised by `trust_region_step`: gradient, line search, profile, ranks and
     micro-batches ask for nothing else. If it has `constants()` as well, tensors by name, dumps hold those too.
+
+    >>> import torch
+    >>> import trpo
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> policy = trpo.GaussianPolicy(
+    ...     3, 2, hidden_sizes=(8,), activation="tanh", initial_log_std=-1.0, min_log_std=-2.3, generator=generator
+    ... )
+    >>> observations = torch.randn(64, 3, generator=generator)
+    >>> parameters = policy(observations).detach()
+    >>> actions = policy.distribution.sample(parameters, policy.distribution.noise(64, generator))
+    >>> advantages, returns = -actions[:, 0].square(), torch.zeros(64)
+    >>> batch = trpo.Batch(observations, actions, parameters, advantages, returns)
+    >>> class Towards:  # minus the squared distance of a Gaussian policy's means from targets (N, A)
+    ...     scale = 1.0
+    ...     def __init__(self, targets, parameters):
+    ...         self.columns = {"targets": targets, "before": parameters}
+    ...     def gain(self, parameters, piece):
+    ...         size = piece.columns["targets"].shape[1]
+    ...         pair = (piece.columns["before"], parameters)
+    ...         before, now = ((y[:, :size] - piece.columns["targets"]).double() for y in pair)
+    ...         return before.square().sum(-1) - now.square().sum(-1)
+    >>> surrogate = Towards(torch.ones(64, 2), parameters)
+    >>> step = trpo.trust_region_step(policy, batch, trpo.TrustRegionConfig(max_kl=0.01), surrogate=surrogate)
+    >>> step.accepted, step.improvement > 0
+    (True, True)
     """
 
     @property
@@ -45,7 +77,24 @@ class Surrogate(Protocol):
 
 
 class Score:
-    """mean[(π_θ(a|s) / π_old(a|s)) Â], whose gradient is the score function's (TRPO, arXiv:1502.05477, equation 14)."""
+    """mean[(π_θ(a|s) / π_old(a|s)) Â], whose gradient is the score function's (TRPO, arXiv:1502.05477, equation 14).
+
+    >>> import torch
+    >>> import trpo
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> policy = trpo.GaussianPolicy(
+    ...     3, 2, hidden_sizes=(8,), activation="tanh", initial_log_std=-1.0, min_log_std=-2.3, generator=generator
+    ... )
+    >>> observations = torch.randn(64, 3, generator=generator)
+    >>> parameters = policy(observations).detach()
+    >>> actions = policy.distribution.sample(parameters, policy.distribution.noise(64, generator))
+    >>> advantages, returns = -actions[:, 0].square(), torch.zeros(64)
+    >>> batch = trpo.Batch(observations, actions, parameters, advantages, returns)
+    >>> score = trpo.Score(policy.distribution, batch)
+    >>> piece = trpo.Piece(observations, parameters, score.columns)
+    >>> float(score.gain(parameters, piece).abs().max())  # nothing is gained at θ_old
+    0.0
+    """
 
     def __init__(self, distribution: Distribution, batch: Batch) -> None:
         self.distribution = distribution

@@ -55,6 +55,21 @@ def trust_region_step(
         surrogate: what is maximised; the paper's, `Score`, if none is given. `config.surrogate` only tells a trainer
             which one to make: raises `ValueError` if that is another than `score` and none is given.
         progress: the share of the run that is over, for `config.anneal`.
+
+    >>> import torch
+    >>> import trpo
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> policy = trpo.GaussianPolicy(
+    ...     3, 2, hidden_sizes=(8,), activation="tanh", initial_log_std=-1.0, min_log_std=-2.3, generator=generator
+    ... )
+    >>> observations = torch.randn(64, 3, generator=generator)
+    >>> parameters = policy(observations).detach()
+    >>> actions = policy.distribution.sample(parameters, policy.distribution.noise(64, generator))
+    >>> advantages, returns = -actions[:, 0].square(), torch.zeros(64)
+    >>> batch = trpo.Batch(observations, actions, parameters, advantages, returns)
+    >>> step = trpo.trust_region_step(policy, batch, trpo.TrustRegionConfig(max_kl=0.01))
+    >>> step.accepted, 0 < step.kl <= step.max_kl == 0.01, abs(step.kl_error_relative) < 0.2
+    (True, True, True)
     """
     max_kl = config.bound(progress, discrete=isinstance(policy.distribution, Categorical | Bernoulli))
     if surrogate is None and config.surrogate != "score":

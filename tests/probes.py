@@ -304,6 +304,45 @@ class Marked(gymnasium.Env):
         return observation, ({"action_mask": self.mask.copy()} if self.says == "info" else {})
 
 
+class Recalling(gymnasium.Env):
+    """Shows one of three numbers, then nothing for `wait` steps: the last action must be that number.
+
+    Args:
+        wait: how long it must be remembered.
+        form: how numbers and actions are: a `vector`, a `picture` in a column of which they are, or with a `mask` which
+            forbids every action but waiting (0) until the last step, and then waiting.
+    """
+
+    def __init__(self, wait=2, form="vector"):
+        self.wait, self.form = wait, form
+        self.action_space = spaces.Discrete(4 if form == "mask" else 3)
+        self.observation_space = (
+            spaces.Box(0, 255, (36, 36, 1), np.uint8) if form == "picture" else spaces.Box(-1.0, 1.0, (3,), np.float32)
+        )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.cue = 0, int(self.np_random.integers(3))
+        return self._seen(), self._info()
+
+    def step(self, action):
+        self.steps += 1
+        over = self.steps > self.wait
+        right = action - (self.form == "mask") == self.cue
+        return self._seen(), float(over and right), over, False, self._info()
+
+    def _seen(self):
+        shown = np.arange(3) == self.cue if self.steps == 0 else np.zeros(3)
+        if self.form == "picture":
+            return np.repeat(np.repeat(shown[None], 12, 1), 36, 0).astype(np.uint8)[..., None] * 255
+        return shown.astype(np.float32)
+
+    def _info(self):
+        if self.form != "mask":
+            return {}
+        return {"action_mask": np.array([self.steps < self.wait, *[self.steps >= self.wait] * 3], dtype=np.int8)}
+
+
 class Pictured(gymnasium.Env):
     """A bright spot in a picture: the reward is how near the action comes to where it is, three steps long.
 
@@ -337,4 +376,5 @@ class Pictured(gymnasium.Env):
 
 
 gymnasium.register("Marked-v0", Marked)
+gymnasium.register("Recalling-v0", Recalling)
 gymnasium.register("Pictured-v0", Pictured)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trpo.models.agent import Agent
+from trpo.models.memory import groups
 from trpo.models.observations import Observations, from_plain, is_rows, is_tree, leaves_of, plain
 from trpo.numerics.advantages import gae
 from trpo.numerics.params import flatten, forward_at
@@ -162,6 +163,9 @@ def make_batch(
 
 def by_parts(network: Callable[[Observations], Tensor], observations: Observations, micro_batch: int) -> Tensor:
     """Return what a network gives for observations (N, …), at most `micro_batch` of them in a pass; 0 for all."""
+    if parts := groups(observations, micro_batch):
+        found = torch.cat([network(observations[part]) for part in parts])
+        return torch.empty_like(found).index_copy(0, torch.cat(parts), found)
     return torch.cat([network(part) for part in observations.split(micro_batch or max(len(observations), 1))])
 
 

@@ -54,3 +54,11 @@ class Config(Section):
                 "policy.noise_correlation needs trust_region.surrogate=score: action values know nothing of the noise "
                 "that goes on"
             )
+        if {self.policy.memory, self.critic.memory} != {"none"}:
+            self._check_memory()
+
+    def _check_memory(self) -> None:
+        if self.trust_region.surrogate == "pathwise":
+            raise UserError("policy.memory needs trust_region.surrogate=score: an action's value depends on the past")
+        if any(part.network and part.memory != "none" for part in (self.policy, self.critic)):
+            raise UserError("a network of one's own has no memory of ours: leave memory or network out")

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from trpo.models.encoders import as_asked
+from trpo.models.agent import with_carried
 from trpo.models.footprint import step_bytes
 from trpo.models.observations import Leaf, named, row_bytes
 from trpo.numerics.params import flatten
@@ -36,7 +36,8 @@ def announce(trainer: Trainer, directory: Path) -> None:
 
 def announce_observations(trainer: Trainer, size: int) -> None:
     """Say what is taken for what, and what memory that takes, where observations are more than one vector."""
-    config, spec = trainer.config, as_asked(trainer.environments.interface.observations, trainer.config)
+    config, interface = trainer.config, trainer.environments.interface
+    spec, _ = with_carried(interface.observations, config, interface.distribution)
     if isinstance(spec, Leaf) and spec.flat:
         return
     rows = min(size, config.trust_region.micro_batch or size)

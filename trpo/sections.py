@@ -72,6 +72,11 @@ class PolicyConfig(Section):
     images: tuple[str, ...] = key((), "parts to be taken as pictures, by all networks, whatever their shape says")
     grids: tuple[str, ...] = key((), "parts to be taken as grids of a few cells")
     vectors: tuple[str, ...] = key((), "parts to be flattened")
+    memory: str = key("none", "between encoding and deciding: none, gru, lstm", choices=("none", "gru", "lstm"))
+    memory_size: int = key(64, "numbers that are remembered", at_least=1)
+    memory_inputs: tuple[str, ...] = key(
+        (), "seen besides, by the critic's too: action, reward", choices=("action", "reward")
+    )
     network: str = key("", "a trpo.Policy of one's own, module:Class, in place of hidden_sizes and activation")
     network_kwargs: dict[str, Any] = key({}, "for that class: +policy.network_kwargs.width=64")
 
@@ -173,6 +178,8 @@ class CriticConfig(Section):
     epochs: int = key(10, "passes over each batch", at_least=1)
     minibatch_size: int = key(64, "most samples per Adam step; an epoch is split evenly", at_least=1)
     observations: tuple[str, ...] = key((), "the parts of an observation that it sees; []: all")
+    memory: str = key("none", "the critic's own: none, gru, lstm", choices=("none", "gru", "lstm"))
+    memory_size: int = key(64, "numbers that are remembered", at_least=1)
     network: str = key("", "a torch.nn.Module of one's own, module:Class, in place of hidden_sizes and activation")
     network_kwargs: dict[str, Any] = key({}, "for that class: +critic.network_kwargs.width=64")
 

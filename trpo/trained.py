@@ -8,6 +8,8 @@ import torch
 from trpo.config import Config, UserError
 from trpo.keys import nested
 from trpo.models.agent import Agent, load_agent
+from trpo.models.observations import PREVIOUS_REWARD
+from trpo.models.recall import NoRecall, Recall
 from trpo.record import checkpoint
 from trpo.sampling.description import space_of
 from trpo.sampling.interface import Interface, make_interface
@@ -58,26 +60,60 @@ class TrainedAgent:
             stochastic: whether to sample.
             mask: of valid actions, (n,) or (B, n), where it is no part of the observation: `info["action_mask"]`.
 
-        Raises `UserError` for what is no observation of its space, and if a mask is missing.
+        Raises `UserError` for what is no observation of its space, if a mask is missing, and for an agent with memory.
         """
-        observation = with_mask(observation, mask, self.interface)
-        many = is_batch(observation, self.observation_space)
-        rows = self.interface.encode(observation if many else as_batch(observation, self.observation_space))
-        noise = self.agent.policy.distribution.noise(len(rows), self.generator) if stochastic else None
-        device = next(self.agent.parameters()).device
-        drawn = None if noise is None else noise.to(device)
-        actions = self.interface.decode(self.agent.actor()(rows.to(device), drawn).cpu())
-        return actions if many else actions[0]
+        if self.agent.memory is not None:
+            raise UserError("this agent has a memory: use predict, which takes and returns what it remembers")
+        return self.predict(observation, deterministic=not stochastic, mask=mask)[0]
 
     def predict(
         self,
         observation: Any,
         state: Any = None,
-        episode_start: Any = None,  # noqa: ARG002  part of the signature
+        episode_start: Any = None,
         deterministic: bool = False,
+        *,
+        mask: Any = None,
+        reward: Any = None,
     ) -> tuple[Any, Any]:
-        """Return (action, state), with the arguments of Stable-Baselines3's `predict`; there is no memory in it."""
-        return self.act(observation, stochastic=not deterministic), state
+        """Return (action, state), with the arguments of Stable-Baselines3's `predict`.
+
+        Args:
+            observation: as of `act`.
+            state: what `predict` returned a step before; None at the start, and always for an agent without memory.
+            episode_start: whether an episode begins, one truth or B: what was remembered is dropped there.
+            deterministic: the mode rather than a sample.
+            mask: as of `act`.
+            reward: of the step before, a number or one for each of a batch, for an agent that sees it.
+
+        Raises `UserError` as `act` does, and if a reward is missing.
+        """
+        observation = with_mask(observation, mask, self.interface)
+        many = is_batch(observation, self.observation_space)
+        rows = self.interface.encode(observation if many else as_batch(observation, self.observation_space))
+        recall = self._recall(len(rows), state, episode_start, reward)
+        noise = None if deterministic else self.agent.policy.distribution.noise(len(rows), self.generator)
+        device = next(self.agent.parameters()).device
+        drawn = None if noise is None else noise.to(device)
+        acted, remembered = self.agent.acting()(recall.seen(rows).to(device), drawn)
+        recall.remember(remembered, acted.cpu(), torch.zeros(len(rows)))
+        actions = self.interface.decode(acted.cpu())
+        return actions if many else actions[0], recall.state()
+
+    def _recall(self, rows: int, state: Any, episode_start: Any, reward: Any) -> Recall | NoRecall:
+        """Return what is remembered before a step."""
+        recall = self.agent.recall(rows)
+        if isinstance(recall, Recall) and state is not None:
+            recall.restore(state)
+            if PREVIOUS_REWARD in recall.carried:
+                if reward is None:
+                    raise UserError(
+                        "this agent sees the reward of the step before: predict(observation, state, reward=…)"
+                    )
+                recall.carried[PREVIOUS_REWARD][:, 0] = torch.as_tensor(reward, dtype=torch.float32)
+            if episode_start is not None:
+                recall.forget(torch.as_tensor(episode_start, dtype=torch.bool).expand(rows))
+        return recall
 
 
 def load(path: str | Path, *, seed: int = 0) -> TrainedAgent:

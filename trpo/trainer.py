@@ -25,7 +25,7 @@ from trpo.system.process import set_up
 from trpo.update.critic import fit_critic, make_optimizer
 from trpo.update.promise import Judge, promise_of
 from trpo.update.sources import make_source
-from trpo.update.statistics import take_in, update_normalizer, update_reward_scale
+from trpo.update.statistics import state_kl, take_in, update_normalizer, update_reward_scale
 from trpo.update.step_info import Outcome, StepInfo
 from trpo.update.surrogates import Surrogate
 from trpo.update.trust_region import trust_region_step
@@ -70,6 +70,7 @@ class Trainer:
             steps=-(-config.run.steps_per_iteration // config.env.num_envs),
             generator=seeds.generator(config.seed, seeds.Role.ACTIONS, device=self.device),
             noise_correlation=config.policy.noise_correlation,
+            recall=self.agent.recall(self.environments.num_envs),
         )
         self.discounted = torch.zeros(
             len(numbers), dtype=torch.float64
@@ -126,7 +127,7 @@ class Trainer:
         critic = config.critic.annealed(self.progress)
         fit = fit_critic(agent.critic, self.optimizer, batch.observations, batch.returns, critic, self.minibatches)
         clock.lap("critic")
-        statistics = update_normalizer(agent, rollout, batch)
+        statistics = {**state_kl(agent, rollout), **update_normalizer(agent, rollout, batch)}
         samples = int(ranks.total(rollout.valid.sum()))
         self.iteration += 1
         self.env_steps += samples

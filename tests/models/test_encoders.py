@@ -11,7 +11,7 @@ from trpo.models.agent import make_agent
 from trpo.models.distributions import Categorical, DiagonalGaussian
 from trpo.models.encoders import NATURE, OF_GRIDS, SMALL, Encoder, as_asked, layers_for, planes
 from trpo.models.footprint import step_bytes
-from trpo.models.networks import unwrapped
+from trpo.models.mlp import unwrapped
 from trpo.models.observations import ALONE, MASK, Kind, Leaf, blank, tree
 
 PICTURE, GRID = Leaf(Kind.IMAGE, (40, 44, 3), 1, flat=False), Leaf(Kind.GRID, (5, 6, 2), 1, flat=False)

@@ -6,7 +6,8 @@ import torch
 from oracles import generator, normal
 
 from trpo.models.distributions import Bernoulli, Categorical
-from trpo.models.networks import ACTIVATIONS, Critic, GaussianPolicy, LogitPolicy, mlp, unwrapped
+from trpo.models.mlp import ACTIVATIONS, mlp, unwrapped
+from trpo.models.networks import Critic, GaussianPolicy, LogitPolicy
 
 GAUSSIAN = {"hidden_sizes": (8,), "activation": "tanh", "initial_log_std": -0.5, "min_log_std": -3.0}
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from trpo.config import CriticConfig
-from trpo.models.networks import ACTIVATIONS, Critic
+from trpo.models.mlp import ACTIVATIONS
+from trpo.models.networks import Critic
 from trpo.update import critic as critic_fit
 from trpo.update.critic import fit_critic, make_optimizer
 from trpo.update.descent import can_be_lean, descend_by_autograd, descend_lean, minibatches

@@ -1,19 +1,23 @@
 """The agent: everything that evaluation needs and a checkpoint saves."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trpo.config import Config, CriticConfig, PolicyConfig, UserError
 from trpo.models.distributions import DiagonalGaussian, Distribution
 from trpo.models.encoders import Encoder, as_asked, make_encoder
+from trpo.models.memory import Memory
 from trpo.models.networks import Actor, Critic, GaussianPolicy, LogitPolicy, Policy
 from trpo.models.normalizer import Normalizer, ObservationNormalizer, RewardScale, make_normalizer
-from trpo.models.observations import Kind, Observations, Spec, named
+from trpo.models.observations import CRITIC_STATE, POLICY_STATE, Kind, Observations, Spec, named
 from trpo.models.own import make_own_critic, make_own_policy
+from trpo.models.recall import NOTHING, NoRecall, Recall, Remembered, remembered
 from trpo.system import seeds
+
+Acting = Callable[[Observations, Tensor | None], tuple[Tensor, Tensor | None]]
 
 
 class Agent(nn.Module):
@@ -33,12 +37,14 @@ class Agent(nn.Module):
         critic: Critic,
         normalizer: Normalizer | None,
         reward_scale: RewardScale | None,
+        memory: Remembered | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
         self.critic = critic
         self.normalizer = normalizer
         self.reward_scale = reward_scale
+        self.memory = memory  # what it carries from step to step, if anything
 
     def normalize(self, observations: Observations) -> Observations:
         """Return raw observations (N, …) as the networks see them."""
@@ -63,6 +69,29 @@ class Agent(nn.Module):
         normalize = self.normalize if self.normalizer is None else self.normalizer.snapshot()
         return lambda observations, noise: policy(normalize(observations), noise)
 
+    def acting(self) -> Acting:
+        """Return `actor`, whose map gives besides the actions the policy's state after them (B, H*), or None."""
+        memory = getattr(self.policy, "encoder", None)
+        if not isinstance(memory, Memory):
+            act = self.actor()
+            return lambda observations, noise: (act(observations, noise), None)
+        states: list[Tensor] = []
+
+        def encode(observations: Observations) -> Tensor:
+            features, state = memory.advance(observations)
+            states[:] = [state]
+            return features
+
+        policy, normalize = (
+            self.policy.actor(encode),
+            self.normalize if self.normalizer is None else self.normalizer.snapshot(),
+        )
+        return lambda observations, noise: (policy(normalize(observations), noise), states[0])
+
+    def recall(self, rows: int) -> Recall | NoRecall:
+        """Return what this agent carries in so many environments: nothing yet."""
+        return NOTHING if self.memory is None else Recall(self.memory, rows)
+
 
 def make_agent(config: Config, observations: Spec, distribution: Distribution) -> Agent:
     """Return a fresh agent for these observations and actions, its weights drawn from the configured seed.
@@ -70,13 +99,20 @@ def make_agent(config: Config, observations: Spec, distribution: Distribution) -
     Raises `UserError` where the configuration names an observation that is not there.
     """
     generator = seeds.generator(config.seed, seeds.Role.NETWORKS)
-    observations = as_asked(observations, config)
+    observations, memory = with_carried(observations, config, distribution)
     return Agent(
         critic=make_critic(config.critic, observations, generator),
         policy=make_policy(config.policy, observations, distribution, generator),
         normalizer=make_normalizer(observations) if config.normalize.observations else None,
         reward_scale=RewardScale() if config.normalize.rewards else None,
+        memory=memory,
     )
+
+
+def with_carried(observations: Spec, config: Config, distribution: Distribution) -> tuple[Spec, Remembered | None]:
+    """Return the leaves that any network sees, those that memory adds with them, and what is carried."""
+    asked, memory = as_asked(observations, config), remembered(config, distribution)
+    return (asked, None) if memory is None else ({**named(asked), **memory.leaves()}, memory)
 
 
 def load_agent(agent: Agent, state: Mapping[str, Any], source: str) -> None:
@@ -96,7 +132,7 @@ def make_critic(config: CriticConfig, observations: Spec, generator: torch.Gener
     if config.network:
         own: Critic = make_own_critic(config.network, observations, config.network_kwargs, generator)
         return own
-    encoder = make_encoder(observations, config.observations, generator=generator)
+    encoder = with_memory(config, CRITIC_STATE, observations, generator)
     return Critic(
         width(encoder, observations),
         hidden_sizes=config.hidden_sizes,
@@ -112,7 +148,7 @@ def make_policy(
     """Return the policy that goes with a distribution. Raises `UserError` for what only another one has."""
     if config.network:
         return make_own_policy(config.network, observations, distribution, config.network_kwargs, generator)
-    encoder = make_encoder(observations, config.observations, generator=generator)
+    encoder = with_memory(config, POLICY_STATE, observations, generator)
     network: dict[str, Any] = {
         "hidden_sizes": config.hidden_sizes,
         "activation": config.activation,
@@ -133,6 +169,17 @@ def make_policy(
     return LogitPolicy(width(encoder, observations), distribution, masked=masked, **network)
 
 
-def width(encoder: Encoder | None, observations: Spec) -> int:
+def with_memory(
+    config: PolicyConfig | CriticConfig, leaf: str, observations: Spec, generator: torch.Generator
+) -> Encoder | Memory | None:
+    """Return what encodes observations, and remembers them if that is asked for, or None for one vector."""
+    encoder = make_encoder(observations, config.observations, generator=generator)
+    if config.memory == "none" or encoder is None:
+        return encoder
+    size, kind = config.memory_size, config.memory
+    return Memory(encoder, encoder.size, size=size, kind=kind, leaf=leaf, generator=generator)
+
+
+def width(encoder: Encoder | Memory | None, observations: Spec) -> int:
     """Return how many numbers a perceptron takes: what an encoder gives, or those of the one vector without."""
     return encoder.size if encoder else sum(leaf.size for leaf in named(observations).values())

@@ -10,13 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from trpo.config import Config, UserError
-from trpo.models.networks import HIDDEN_GAIN
-from trpo.models.observations import ALONE, Kind, Leaf, Observations, Spec, leaves_of, named, sides
+from trpo.models.mlp import HIDDEN_GAIN
+from trpo.models.observations import (
+    ALONE,
+    PREVIOUS_ACTION,
+    PREVIOUS_REWARD,
+    Kind,
+    Leaf,
+    Observations,
+    Spec,
+    leaves_of,
+    named,
+    sides,
+)
 
 Layer = tuple[int, int, int]  # channels, kernel, stride
 NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # Mnih et al. 2015, doi:10.1038/nature14236, methods
 SMALL = ((16, 4, 2), (16, 4, 2))  # TRPO, arXiv:1502.05477, section 8.2: two layers of 16 channels and stride 2
 OF_GRIDS = ((16, 3, 1),)  # Young and Tian 2019, arXiv:1903.03176, section 3
+HIDDEN = (Kind.MASK, Kind.STATE, Kind.SEGMENT)  # from what encodes
 SMALLEST_NATURE = 64  # pixels a side
 SMALLEST = {Kind.IMAGE: 10, Kind.GRID: 3}  # a side, that the kernels need
 
@@ -110,10 +122,14 @@ def make_encoder(spec: Spec, seen: tuple[str, ...], *, generator: torch.Generato
 
 
 def chosen(spec: Spec, seen: tuple[str, ...]) -> dict[str, Leaf]:
-    """Return the leaves that a network sees, all but masks if none is named. Raises `UserError` for an unknown one."""
-    visible = {name: leaf for name, leaf in named(spec).items() if leaf.kind is not Kind.MASK}
+    """Return the leaves that a network sees, all but `HIDDEN` ones if none is named.
+
+    Raises `UserError` for an unknown one.
+    """
+    visible = {name: leaf for name, leaf in named(spec).items() if leaf.kind not in HIDDEN}
     check_names(seen, visible)
-    return {name: leaf for name, leaf in visible.items() if not seen or name in seen}
+    remembered = (PREVIOUS_ACTION, PREVIOUS_REWARD)
+    return {name: leaf for name, leaf in visible.items() if not seen or name in (*seen, *remembered)}
 
 
 def as_asked(spec: Spec, config: Config) -> Spec:

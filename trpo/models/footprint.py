@@ -1,5 +1,7 @@
 """How much memory a policy step takes, known before the first."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +17,9 @@ def step_bytes(policy: nn.Module, spec: Spec, rows: int) -> int:
     """Return about how many bytes a policy step takes whose passes are over so many rows."""
     numbers = 0
 
-    def count(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Any) -> None:
         nonlocal numbers
-        numbers += output.numel()
+        numbers += (output[0] if isinstance(output, tuple) else output).numel()  # a memory gives its state as well
 
     innermost = [module for module in policy.modules() if not list(module.children())]
     hooks = [module.register_forward_hook(count) for module in innermost]

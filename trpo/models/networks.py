@@ -3,67 +3,23 @@
 They share nothing, so that fitting the critic cannot move the policy outside the trust region.
 """
 
-import itertools
 import math
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from trpo.models.distributions import DiagonalGaussian, Distribution
+from trpo.models.mlp import Map, mlp, unwrapped
 from trpo.models.observations import MASK, Observations, leaves_of
-from trpo.numerics import perceptron
 
-Map = Callable[[Observations], Tensor]  # rows to rows
 Actor = Callable[[Observations, Tensor | None], Tensor]  # observations and noise to actions
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
-HIDDEN_GAIN = math.sqrt(2.0)
 INVALID_LOGIT = -1e8
 LAST_POLICY_GAIN = 0.01  # near-uniform first policies; Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2
 
 
-def mlp(sizes: tuple[int, ...], *, activation: str, last_gain: float, generator: torch.Generator) -> nn.Sequential:
-    """Return linear layers of these sizes with activations between, orthogonal weights and zero biases."""
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(sizes):
-        last = len(layers) == 2 * (len(sizes) - 2)
-        linear = nn.Linear(fan_in, fan_out)
-        nn.init.orthogonal_(linear.weight, last_gain if last else HIDDEN_GAIN, generator=generator)
-        nn.init.zeros_(linear.bias)
-        layers += [linear] if last else [linear, ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers)
-
-
-def unwrapped(network: nn.Sequential) -> Map:
-    """Return what an `mlp` computes now, to rounding, without the modules around it and without new memory.
-
-    A module's bookkeeping costs more than the arithmetic of a few rows. Valid until a parameter changes; each result
-    is overwritten by the next. A network of other layers, or one that somebody listens to, is called as it is.
-    """
-    if not perceptron.is_perceptron(network):
-        return torch.no_grad()(lambda rows: network(rows))
-    linears = [(layer.bias.detach(), layer.weight.detach().T) for layer in network if isinstance(layer, nn.Linear)]
-    activations = [perceptron.ACTIVATIONS[type(layer)] for layer in [*network][1::2]]
-
-    @cache
-    def places(rows: int) -> list[tuple[Tensor, perceptron.Kernel | None]]:
-        z = [weight.new_empty(rows, weight.shape[1]) for _, weight in linears]
-        kernels = [activation.forward(place, place) for activation, place in zip(activations, z[:-1], strict=True)]
-        return list(zip(z, [*kernels, None], strict=True))
-
-    def forward(rows: Tensor) -> Tensor:
-        for (bias, weight), (z, activate) in zip(linears, places(len(rows)), strict=True):
-            rows = torch.addmm(bias, rows, weight, out=z)
-            if activate:
-                activate()
-        return rows
-
-    return forward
-
-
-def after(encoder: nn.Module | None, rows: Map) -> Map:
+def after(encoder: Map | None, rows: Map) -> Map:
     """Return the map of observations that a map of what their encoder makes of them is."""
     return rows if encoder is None else lambda observations: rows(encoder(observations))
 
@@ -105,9 +61,15 @@ class Policy(nn.Module):
         """Return `forward` as it is now, in the form that acts fastest; valid until a parameter changes."""
         return self
 
-    def actor(self) -> Actor:
-        """Return the map of observations (B, O) to actions (B, A), as it is now: samples by noise, the mode without."""
-        parameters, distribution = self.snapshot(), self.distribution
+    def actor(self, encode: Map | None = None) -> Actor:  # noqa: ARG002  of those who encode
+        """Return the map of observations (B, O) to actions (B, A), as it is now: samples by noise, the mode without.
+
+        `encode` takes the place of the encoder, for whoever needs more of what it makes.
+        """
+        return self._actor(self.snapshot())
+
+    def _actor(self, parameters: Map) -> Actor:
+        distribution = self.distribution
 
         @torch.no_grad()
         def act(observations: Observations, noise: Tensor | None) -> Tensor:
@@ -158,9 +120,13 @@ class LogitPolicy(Policy):
         """Return logits (N, D)."""
         return self._valid(after(self.encoder, self.network)(observations), observations)
 
-    def snapshot(self) -> Map:
+    def actor(self, encode: Map | None = None) -> Actor:
+        """Return the map of observations to actions, as it is now."""
+        return self._actor(self.snapshot(encode))
+
+    def snapshot(self, encode: Map | None = None) -> Map:
         """Return `forward` as it is now; valid until a parameter changes."""
-        logits = after(self.encoder, unwrapped(self.network))
+        logits = after(encode or self.encoder, unwrapped(self.network))
         return (lambda observations: self._valid(logits(observations), observations)) if self.masked else logits
 
     def _valid(self, logits: Tensor, observations: Observations) -> Tensor:
@@ -210,14 +176,15 @@ class GaussianPolicy(Policy):
         """Return log σ (A,)."""
         return self.min_log_std + nn.functional.softplus(self.rho)
 
-    def actor(self) -> Actor:
+    def actor(self, encode: Map | None = None) -> Actor:
         """Return μ + σε, or μ without noise; σ is the same for every row, and is computed once."""
-        mean, std = after(self.encoder, unwrapped(self.network)), self.log_std().detach().exp()
+        encode = encode or self.encoder
+        mean, std = after(encode, unwrapped(self.network)), self.log_std().detach().exp()
 
         def act(observations: Observations, noise: Tensor | None) -> Tensor:
             return mean(observations).clone() if noise is None else torch.addcmul(mean(observations), std, noise)
 
-        return act if self.encoder is None else torch.no_grad()(act)
+        return act if encode is None else torch.no_grad()(act)
 
 
 class Critic(nn.Module):

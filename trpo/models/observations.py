@@ -17,6 +17,9 @@ Observations = Tensor  # or a tree, whose verbs are the same: typed as what code
 
 ALONE = "observation"  # the name of an observation that is not one of several
 MASK = "action_mask"
+# What memory adds to them.
+POLICY_STATE, CRITIC_STATE, SEGMENT = "memory.policy_state", "memory.critic_state", "memory.segment"
+PREVIOUS_ACTION, PREVIOUS_REWARD = "memory.action", "memory.reward"
 
 
 class Kind(StrEnum):
@@ -27,6 +30,8 @@ class Kind(StrEnum):
     IMAGE = "image"  # a picture: bytes from 0 to 255
     GRID = "grid"  # few cells of indices or planes, on a scale of their own
     MASK = "mask"  # which actions are valid; no network sees it
+    STATE = "state"  # of a memory, where a segment of rows starts
+    SEGMENT = "segment"  # which one a row belongs to
 
 
 class Leaf(NamedTuple):
@@ -93,6 +98,7 @@ def blank(spec: Spec) -> Observations:
         name: torch.ones(1, *leaf.kept, dtype=torch.bool) if leaf.kind is Kind.MASK else torch.zeros(1, *leaf.kept)
         for name, leaf in named(spec).items()
     }
+    leaves |= {name: leaf[:, 0].long() for name, leaf in leaves.items() if name == SEGMENT}
     return leaves[ALONE] if isinstance(spec, Leaf) else tree(leaves, (1,))
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from trpo.batch import Rollout
 from trpo.models.agent import Agent
 from trpo.models.observations import Observations
+from trpo.models.recall import NOTHING, NoRecall, Recall
 from trpo.sampling.environments import Environments
+from trpo.sampling.remembering import remembered
 from trpo.sampling.transition import Transition
 from trpo.system.threads import single_thread
 
@@ -19,7 +21,13 @@ class Collector:
     """Steps environments with a policy and keeps count of their episodes, across rollouts."""
 
     def __init__(
-        self, environments: Environments, *, steps: int, generator: torch.Generator, noise_correlation: float = 0.0
+        self,
+        environments: Environments,
+        *,
+        steps: int,
+        generator: torch.Generator,
+        noise_correlation: float = 0.0,
+        recall: Recall | NoRecall = NOTHING,
     ) -> None:
         self.environments = environments
         self.infos = environments.infos
@@ -27,6 +35,7 @@ class Collector:
         self.generator = generator
         self.noise_correlation = noise_correlation  # ρ
         self.noise: Tensor | None = None  # ε of the last step, if it matters for the next
+        self.recall = recall  # what the agent carries into the next rollout
         self.returns = np.zeros(environments.num_envs)  # raw, of the episodes under way
         self.lengths = np.zeros(environments.num_envs, dtype=np.int64)
 
@@ -37,46 +46,60 @@ class Collector:
         One torch thread: the passes are too small to share.
         """
         device = next(agent.parameters()).device
-        observations, actions, transitions = self._play(agent, device)
+        observations, actions, transitions, finals = self._play(agent, device)
         self.environments.watch(observations)
         truncated = [torch.from_numpy(transition.truncated) for transition in transitions]
         episodes, told = self._count(transitions)
-        return Rollout(
+        rollout = Rollout(
             observations=observations.to(device),
             actions=actions.to(device),
             rewards=stacked([transition.rewards for transition in transitions]).to(device),
             terminated=stacked([transition.terminated for transition in transitions]).to(device),
             truncated=torch.stack(truncated).to(device),
             valid=stacked([transition.valid for transition in transitions]).to(device),
-            last_observations=self.environments.observations.to(device),
-            final_observations=self._finals(transitions).to(device),
+            last_observations=self._seen().to(device),
+            final_observations=torch.cat([self._seen()[:0], *finals]).to(device),
             episode_returns=[episode_return for episode_return, _ in episodes],
             episode_lengths=[length for _, length in episodes],
             episode_infos=self.infos.columns(told),
             first_environment=self.environments.numbers.start,
         )
+        return remembered(agent, rollout, self.recall) if isinstance(self.recall, Recall) else rollout
 
-    def _play(self, agent: Agent, device: torch.device) -> tuple[Observations, Tensor, list[Transition]]:
-        """Return T steps: what was acted on (T, B, …), the actions (T, B, A) and what they led to.
+    def _play(
+        self, agent: Agent, device: torch.device
+    ) -> tuple[Observations, Tensor, list[Transition], list[Observations]]:
+        """Return T steps: what was acted on (T, B, …), actions (T, B, A), what they led to, and what rows were cut at.
 
         Each step asks the policy for actions and for nothing else; values, log-probs and distribution parameters are
         computed afterwards in one pass. Noise is drawn before: between two steps a draw takes five times as long.
         """
-        act, noise = agent.actor(), [self._noise(agent) for _ in range(self.steps)]
+        act, noise = agent.acting(), [self._noise(agent) for _ in range(self.steps)]
         observations: list[Observations] = []
         actions: list[Tensor] = []
         transitions: list[Transition] = []
+        finals: list[Observations] = []  # what truncated rows really ended in
         while len(transitions) < self.steps or not any(transition.valid.any() for transition in transitions):
-            observations.append(self.environments.observations)
+            observations.append(self._seen())
             drawn = noise[len(actions)] if len(actions) < self.steps else self._noise(agent)
-            actions.append(act(observations[-1].to(device), drawn).cpu())
+            acted, state = act(observations[-1].to(device), drawn)
+            actions.append(acted.cpu())
             transitions.append(self.environments.step(actions[-1]))
-        return torch.stack(observations), torch.stack(actions), transitions
+            finals += self._carry_on(state, actions[-1], transitions[-1])
+        return torch.stack(observations), torch.stack(actions), transitions, finals
 
-    def _finals(self, transitions: list[Transition]) -> Observations:
-        """Return what the truncated rows really ended in (K, …), in row-major order."""
-        finals = [one.next_observations[torch.from_numpy(one.truncated)] for one in transitions if one.truncated.any()]
-        return torch.cat(finals or [self.environments.observations[:0]])
+    def _seen(self) -> Observations:
+        """Return what the agent sees now (B, …), with what it carries."""
+        return self.recall.seen(self.environments.observations)
+
+    def _carry_on(self, state: Tensor | None, actions: Tensor, transition: Transition) -> list[Observations]:
+        """Carry what is remembered over a step, and return what truncated environments ended in, if any are."""
+        self.recall.remember(state, actions, torch.from_numpy(transition.rewards))
+        finals = []
+        if transition.truncated.any():
+            finals.append(self.recall.seen(transition.next_observations)[torch.from_numpy(transition.truncated)])
+        self.recall.forget(torch.from_numpy(transition.ended | ~transition.valid))
+        return finals
 
     def _noise(self, agent: Agent) -> Tensor:
         """Draw for the environments of all ranks and return the rows of ours: they are the same on any rank.
@@ -99,6 +122,7 @@ class Collector:
             "noise": self.noise,
             "returns": torch.from_numpy(self.returns.copy()),
             "lengths": torch.from_numpy(self.lengths.copy()),
+            "recall": self.recall.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> bool:
@@ -106,6 +130,7 @@ class Collector:
         self.generator.set_state(state["generator"])
         noise = state.get("noise")  # older checkpoints have none
         self.noise = None if noise is None else noise.to(self.generator.device)
+        self.recall.restore(state.get("recall"))
         self.returns, self.lengths = state["returns"].numpy().copy(), state["lengths"].numpy().copy()
         return self.environments.restore(state["environments"])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trpo.config import UserError
 from trpo.models.encoders import SMALLEST
-from trpo.models.observations import ALONE, MASK, Kind, Leaf, Observations, Spec, leaves_of, named, sides, tree
+from trpo.models.observations import ALONE, MASK, Kind, Leaf, Observations, Spec, is_tree, leaves_of, named, sides, tree
 
 Encode = Callable[[Any], Observations]
 Path = tuple[str | int, ...]
@@ -164,4 +164,6 @@ def make_contains(space: spaces.Space, spec: Spec) -> Callable[[Observations], T
 
 def rows_shape(observations: Observations, spec: Spec) -> tuple[int, ...]:
     """Return the dimensions of observations that count them."""
-    return tuple(observations.shape[: -len(spec.kept)] if isinstance(spec, Leaf) else observations.shape)
+    if isinstance(spec, Leaf) and not is_tree(observations):
+        return tuple(observations.shape[: -len(spec.kept)])
+    return tuple(observations.shape)  # memory makes a tree of a lone one

@@ -91,22 +91,26 @@ def run_episodes(
     observations = [env.reset(seed=start)[0] for env, start in zip(envs, starts, strict=False)]
     returns, lengths = np.zeros(len(starts)), np.zeros(len(starts), dtype=int)
     infos: list[dict[str, float]] = [{} for _ in starts]
-    active, act = list(range(len(starts))), agent.actor()
+    active, act, recall = list(range(len(starts))), agent.acting(), agent.recall(len(starts))
     while active:
-        seen = interface.encode([observations[i] for i in active]).to(device)
+        seen = interface.encode([observations[i] for i in active])
         if not (are_finite(seen) and np.isfinite(returns).all()):
             raise FloatingPointError(f"an evaluation environment gave NaN or infinity at step {lengths[active[0]]}")
         noise = None if generator is None else agent.policy.distribution.noise(len(active), generator)
-        actions = interface.decode(act(seen, noise).cpu())
+        acted, state = act(recall.seen(seen, active).to(device), noise)
+        actions = interface.decode(acted.cpu())
+        rewards = torch.zeros(len(active))
         going = []
-        for i, action in zip(active, actions, strict=True):
+        for row, (i, action) in enumerate(zip(active, actions, strict=True)):
             observations[i], reward, terminated, truncated, info = envs[i].step(action)
             returns[i] += float(reward)
+            rewards[row] = float(reward)
             lengths[i] += 1
             if not (terminated or truncated or lengths[i] >= MOST_STEPS):
                 going.append(i)
             else:
                 infos[i] = told(info, info_keys)
+        recall.remember(state, acted, rewards, active)
         active = going
     if not np.isfinite(returns).all():
         raise FloatingPointError(f"an evaluation environment gave rewards that add up to {returns}")

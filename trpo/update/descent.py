@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from trpo.config import CriticConfig
+from trpo.models.memory import whole_segments
 from trpo.models.networks import Critic
+from trpo.models.observations import Observations
 from trpo.numerics.perceptron import Perceptron, is_listened_to, is_perceptron, joined
 from trpo.system import ranks
 from trpo.system.threads import single_thread
@@ -20,17 +22,20 @@ from trpo.system.threads import single_thread
 WORTH_A_THREAD = 2_000_000  # parameters × rows of a step, from which on a second thread makes it faster
 
 
-def minibatches(samples: Tensor, config: CriticConfig, generator: torch.Generator) -> Iterator[Tensor]:
+def minibatches(samples: Observations, config: CriticConfig, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield the indices of minibatches of samples (N, …): every epoch passes over all, in a new order from `generator`.
 
-    Several ranks take their steps together, so each yields as many as the others; where one has fewer samples than
-    steps, some of its minibatches are empty.
+    With memory a minibatch is of whole segments. Several ranks take their steps together, so each yields as many as the
+    others; where one has fewer samples, or segments, than steps, some of its minibatches are empty.
     """
-    counts = ranks.gathered(torch.tensor(len(samples)))
-    steps = min(math.ceil(int(counts.sum()) / config.minibatch_size), int(counts.max()))  # per epoch
+    segments = whole_segments(samples)
+    units = len(samples) if segments is None else len(segments)
+    counts = ranks.gathered(torch.tensor([len(samples), units]))
+    steps = min(math.ceil(int(counts[:, 0].sum()) / config.minibatch_size), int(counts[:, 1].max()))  # per epoch
     for _ in range(config.epochs):
-        order = torch.randperm(len(samples), generator=generator).to(samples.device)
-        yield from order.tensor_split(steps)
+        order = torch.randperm(units, generator=generator).to(samples.device)
+        for chosen in order.tensor_split(steps):
+            yield chosen if segments is None else torch.cat([chosen[:0], *(segments[i] for i in chosen.tolist())])
 
 
 def descend_by_autograd(
@@ -45,7 +50,7 @@ def descend_by_autograd(
 
     Raises `FloatingPointError` before a step on a loss that is not finite.
     """
-    for chosen in minibatches(returns, config, generator):
+    for chosen in minibatches(observations, config, generator):
         errors = (critic(observations[chosen]) - returns[chosen]).square()
         loss = errors.mean() if len(errors) else errors.sum()  # a rank may have no row of a small minibatch
         check_finite("loss", float(loss.detach()), returns)

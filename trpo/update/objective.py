@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trpo.batch import Batch
+from trpo.models.memory import whole_segments
 from trpo.models.networks import Policy
 from trpo.numerics.fisher import Product, gauss_newton_product, hessian_product
 from trpo.numerics.line_search import Evaluation
@@ -157,7 +158,12 @@ class Objective:
 
 
 def evenly_spaced(batch: Batch, fraction: float) -> Tensor:
-    """Return the indices of round(fraction · N) evenly spaced rows of a batch, at least one; always the same ones."""
-    samples = len(batch.old_parameters)
+    """Return the indices of round(fraction · N) evenly spaced rows of a batch, at least one; always the same ones.
+
+    With memory they are those of as large a share of its segments.
+    """
+    segments = whole_segments(batch.observations)
+    samples = len(batch.old_parameters) if segments is None else len(segments)
     count = max(1, round(fraction * samples))
-    return torch.arange(count, device=batch.old_parameters.device) * samples // count
+    chosen = torch.arange(count, device=batch.old_parameters.device) * samples // count
+    return chosen if segments is None else torch.cat([segments[i] for i in chosen.tolist()])

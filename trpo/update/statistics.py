@@ -6,8 +6,9 @@ from torch import Tensor
 from trpo.batch import Batch, Rollout
 from trpo.models.agent import Agent
 from trpo.models.distributions import DiagonalGaussian
+from trpo.models.memory import Memory
 from trpo.models.normalizer import Normalizer
-from trpo.models.observations import Observations
+from trpo.models.observations import POLICY_STATE, Observations, leaves_of, like
 from trpo.numerics.advantages import discounted_returns
 from trpo.system import ranks
 
@@ -20,6 +21,25 @@ def update_reward_scale(agent: Agent, rollout: Rollout, discounted: Tensor, *, g
     sums, discounted = discounted_returns(rollout.rewards, ended, rollout.valid, discounted, gamma=gamma)
     agent.reward_scale.moments.update(ranks.moments_of(sums.unsqueeze(-1)))
     return discounted
+
+
+@torch.no_grad()
+def state_kl(agent: Agent, rollout: Rollout) -> dict[str, float]:
+    """Return the KL that the carried state makes: it is what θ_k remembers, and θ_{k+1} would remember something else.
+
+    Nothing bounds it, as nothing bounds `normalizer_kl`. The policy as it is after the step meets the observations that
+    follow the rollout once with the state that is carried there, and once with what it makes itself of the rollout,
+    from the state in which that began.
+    """
+    memory = getattr(agent.policy, "encoder", None)
+    if not isinstance(memory, Memory):
+        return {}
+    last = agent.normalize(rollout.last_observations)
+    over = (rollout.terminated | rollout.truncated | ~rollout.valid)[-1]
+    ends = memory.ends(agent.normalize(rollout.observations.flatten(0, 1))).unflatten(0, rollout.rewards.shape)[-1]
+    own = like(last, {**leaves_of(last), POLICY_STATE: torch.where(over.unsqueeze(-1), 0.0, ends)})
+    kl = agent.policy.distribution.kl(agent.policy(last), agent.policy(own)).mean()
+    return {"trust_region/state_kl": float(ranks.mean(kl.unsqueeze(0), len(over)))}
 
 
 def take_in(normalizer: Normalizer, observations: Observations) -> None:

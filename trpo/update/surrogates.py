@@ -1,6 +1,6 @@
 """What a policy step maximises inside the trust region: a mean over samples of what each of them would gain."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trpo.batch import Batch
 from trpo.models.distributions import Distribution
+from trpo.models.memory import groups
 from trpo.models.observations import Observations
 
 
@@ -118,11 +119,15 @@ def pieces(batch: Batch, surrogate: Surrogate, *, micro_batch: int = 0, rows: Te
 
     No rows are no pieces: a rank may have none of the rows that are asked for.
     """
+    chosen = batch.observations if rows is None else batch.observations[rows]
+    parts = groups(chosen, micro_batch)  # of whole segments, where there is memory
 
-    def split(column: Tensor) -> tuple[Tensor, ...]:
+    def split(column: Tensor) -> Sequence[Tensor]:
         column = column if rows is None else column[rows]
-        parts: tuple[Tensor, ...] = column.split(micro_batch or max(len(column), 1))
-        return parts
+        if parts is not None:
+            return [column[part] for part in parts]
+        contiguous: tuple[Tensor, ...] = column.split(micro_batch or max(len(column), 1))
+        return contiguous
 
     names, columns = surrogate.columns.keys(), [split(column) for column in surrogate.columns.values()]
     return [

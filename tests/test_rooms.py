@@ -30,7 +30,7 @@ ALLOWED = {
     "sampling": (("batch", "config", "models", "system"), ("envpool", "gymnasium", "mujoco", "numpy", "torch")),
     "record": (
         ("config", "numerics"),
-        ("jinja2", "matplotlib", "numpy", "scipy", "tensorboard", "torch", "tqdm", "yaml"),
+        ("jinja2", "matplotlib", "numpy", "scipy", "tensorboard", "torch", "tqdm", "wandb", "yaml"),
     ),
     "trainer": (("batch", "config", "models", "numerics", "sampling", "system", "update"), ("torch",)),
     "writer": (("keys", "numerics", "record", "trainer", "update"), ()),

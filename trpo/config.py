@@ -194,6 +194,7 @@ class RecordConfig(Section):
     progress: bool = key(True, "a progress bar, if the output is a terminal")
     profile_every: int = key(50, "iterations between profiles along the step; 0: none", at_least=0)
     dump_every: int = key(0, "iterations between dumps of a whole update; 0: none", at_least=0)
+    wandb: str = key("", "a project on Weights & Biases, which mirrors the event file")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ CHANGEABLE = (
     "record.progress",
     "record.profile_every",
     "record.dump_every",
+    "record.wandb",
 )
 
 

@@ -1,5 +1,6 @@
-"""Sweeps whose jobs run in processes of a launcher's: the same runs, each alone in failing, stopped and gone on with."""
+"""Sweeps whose jobs run in processes of a launcher's: the same runs, each fails alone, stopped and gone on with."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -42,10 +43,8 @@ def start(tmp_path, monkeypatch):
 
     yield start
     for sweep in started:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(sweep.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         sweep.wait()
 
 

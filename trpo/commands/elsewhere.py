@@ -1,8 +1,8 @@
 """Sweeps whose jobs Hydra's launchers run in processes of their own, on this machine or on others.
 
-Such a process has no way to speak to the one that started it but to fail, which would end the jobs beside it as well. So
-how a job ended is read from its directory; and that a sweep is to stop stands in a file, for which every job looks before
-it starts and after every iteration.
+Such a process can tell the one that started it only that it failed, which would end the jobs beside it as well. So how a
+job ended is read from its directory; and that a sweep is to stop stands in a file, for which every job looks before it
+starts and after every iteration.
 """
 
 import signal
@@ -31,7 +31,7 @@ def has_processes(job: DictConfig) -> bool:
 
 def run_elsewhere(arguments: list[str], plans: Sequence[Plan], sweep: Path) -> int:
     """Let Hydra launch jobs and wait for them; return 1 if any failed, 128 and its number if a signal stopped one."""
-    stop = sweep.absolute() / STOP
+    stop = sweep / STOP
     stop.unlink(missing_ok=True)
     before = [summary_of(plan) for plan in plans]
 

@@ -42,7 +42,7 @@ def launch(arguments: list[str]) -> int:
         finally:
             ranks.of_leader(plans)
         if options.multirun and jobs and has_processes(jobs[0]):
-            sweep = Path(jobs[0].hydra.sweep.dir)
+            sweep = Path(jobs[0].hydra.sweep.dir).absolute()  # whatever the directory that its processes work in
             options.overrides.append(setting("hydra.sweep.dir", sweep))  # or another time would be in its name
             return run_elsewhere(hydra_arguments(options), plans, sweep)
         return run_here(hydra_arguments(options))

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
-
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # the last is how Slurm's jobs hear that their time is up
 
 

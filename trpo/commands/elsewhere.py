@@ -1,8 +1,8 @@
 """Sweeps whose jobs Hydra's launchers run in processes of their own, on this machine or on others.
 
-Such a process can tell the one that started it only that it failed, which would end the jobs beside it as well. So how a
-job ended is read from its directory; and that a sweep is to stop stands in a file, for which every job looks before it
-starts and after every iteration.
+Such a process can tell the one that started it only that it failed, which would end the jobs beside it as well. So how
+a job ended is read from its directory; and that a sweep is to stop stands in a file, for which every job looks before
+it starts and after every iteration.
 """
 
 import signal

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import dataclasses
 import io
+import re
 import shlex
 
 import custom_loop
@@ -92,6 +93,19 @@ def test_the_table_of_tags_has_every_tag_of_the_trust_region(run):
     logged = {tag for row in rows(run) for tag in row if tag.startswith("trust_region/")}
     lines = [cells[0] for cells in table_rows(ROOT / "docs" / "curves.md")]
     assert {f"trust_region/{name.strip('`')}" for line in lines for name in line.split(", ")} == logged
+
+
+def test_beside_every_name_of_others_stands_one_of_ours_that_is_there(run):
+    logged, lines = {tag for row in rows(run) for tag in row}, list(table_rows(ROOT / "docs" / "tags.md"))
+    assert len(lines) > 30
+    for ours, *others in lines:
+        names = re.findall("`([^`]+)`", ours)
+        assert names, others
+        for name in names:
+            if name.startswith("trpo-"):
+                check_command(name, run)
+            elif name not in logged:
+                check_key(name)
 
 
 @pytest.mark.parametrize(("page", "target"), links())

@@ -3,6 +3,7 @@
 import dataclasses
 import operator
 import os
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -183,6 +184,13 @@ def saved_elsewhere(config, directory):
     return [file.name for file in elsewhere.glob("*.pt")]
 
 
+def mirrored_to(config, directory):
+    """The projects on Weights & Biases that a run asks for."""
+    with patch("wandb.init") as init:
+        run_of(config, directory)
+    return [call.kwargs["project"] for call in init.call_args_list]
+
+
 def goes_on(config, directory):
     composed = Composed([], lambda key: operator.attrgetter(key)(config), lambda: config)
     return plan_job(composed, run_of(config, directory), load_config).resume
@@ -202,6 +210,7 @@ SEEN = {
     "run.deterministic": (deterministic_after, ["run.deterministic=false"], ["run.deterministic=true"]),
     "run.resume": (goes_on, [], ["run.resume=auto"]),
     "run.fallback_directory": (saved_elsewhere, [], ["run.fallback_directory=elsewhere"]),
+    "record.wandb": (mirrored_to, [], ["record.wandb=mine"]),
     "record.progress": (bar_is_shown, ["record.progress=true"], ["record.progress=false"]),
     "run.total_steps": (lambda c, d: len(rows(run_of(c, d))), ["run.total_steps=96"], ["run.total_steps=128"]),
     "run.evaluate_every": (

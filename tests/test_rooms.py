@@ -28,10 +28,10 @@ ALLOWED = {
     "models": (("config", "numerics", "system"), ("numpy", "tensordict", "torch")),
     "batch": (("models", "numerics", "system"), ("torch",)),
     "update": (("batch", "config", "models", "numerics", "system"), ("torch",)),
-    "sampling": (("batch", "config", "models", "system"), ("envpool", "gymnasium", "mujoco", "numpy", "torch")),
+    "sampling": (("batch", "config", "models", "system"), ("envpool", "glfw", "gymnasium", "mujoco", "numpy", "torch")),
     "record": (
         ("config", "numerics"),
-        ("jinja2", "matplotlib", "numpy", "scipy", "tensorboard", "torch", "tqdm", "yaml"),
+        ("jinja2", "matplotlib", "numpy", "scipy", "tensorboard", "torch", "tqdm", "wandb", "yaml"),
     ),
     "trainer": (("batch", "config", "models", "numerics", "sampling", "system", "update"), ("torch",)),
     "writer": (("keys", "numerics", "record", "trainer", "update"), ()),

@@ -48,7 +48,7 @@ def python(installed, cwd, *arguments):
 
 
 def test_the_installed_package_is_the_one_that_runs(installed, tmp_path):
-    program = "import trpo, trpo.commands.launch; print(trpo.__file__); print(trpo.commands.launch.CONFIGS)"
+    program = "import trpo, trpo.commands.compose; print(trpo.__file__); print(trpo.commands.compose.CONFIGS)"
     package, configs = python(installed, tmp_path, "-c", program).split()
     assert Path(package).is_relative_to(installed)
     assert Path(configs).is_relative_to(installed)

@@ -15,7 +15,8 @@ from pages import ROOT, read
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 from trpo.commands.evaluate import evaluation_parser
-from trpo.commands.launch import checked_plans, parse
+from trpo.commands.launch import composed, parse
+from trpo.commands.plans import check_jobs
 from trpo.commands.report import report
 from trpo.commands.train import train
 from trpo.record.run_directory import check_is_run
@@ -46,7 +47,7 @@ def check_train(arguments):
         assert train(arguments) == 0
         return
     options = parse(arguments)
-    assert checked_plans(options) or options.cfg
+    assert check_jobs(composed(options), multirun=options.multirun) or options.cfg or options.shell_completion
 
 
 def check_evaluate(arguments):
@@ -102,6 +103,12 @@ def check_pip(arguments):
         assert {*asked[1].split(",")} <= {*extras} if asked else requirement in (".", "torch")
 
 
+def check_eval(arguments):
+    """What a program prints for the shell."""
+    (printed,) = (re.fullmatch(r"\$\((.*)\)", argument) for argument in arguments)
+    check_command(printed[1], None)
+
+
 def check_source(arguments):
     assert arguments == [".venv/bin/activate"]  # which the Makefile makes
 
@@ -115,4 +122,5 @@ CHECKS = {
     "torchrun": check_torchrun,
     "pip": check_pip,
     "source": check_source,
+    "eval": check_eval,
 }

@@ -2,6 +2,9 @@
 
 import logging
 import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,18 @@ from trpo.system import ranks
 from trpo.trainer import Trainer
 
 console = logging.getLogger("trpo.console")
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """Show what is meant for the person, and only that; `train.log` gets everything."""
+    handler = logging.StreamHandler(sys.stdout)
+    console.setLevel(logging.INFO)
+    console.addHandler(handler)
+    try:
+        yield
+    finally:
+        console.removeHandler(handler)
 
 
 def announce(trainer: Trainer, directory: Path) -> None:

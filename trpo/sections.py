@@ -214,6 +214,7 @@ class RecordConfig(Section):
     progress: bool = key(True, "a progress bar, if the output is a terminal")
     profile_every: int = key(50, "iterations between profiles along the step; 0: none", at_least=0)
     dump_every: int = key(0, "iterations between dumps of a whole update; 0: none", at_least=0)
+    wandb: str = key("", "a project on Weights & Biases, which mirrors the event file")
     info_keys: tuple[str, ...] = key((), "figures of an episode's last info; is_success and success by themselves")
 
 

@@ -1,6 +1,7 @@
 """What may change when a run goes on, what may not, and what is no run to go on with."""
 
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -25,8 +26,9 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def run(finished, tmp_path, monkeypatch):
-    """A copy of a finished run, to be changed; it is `run` of the working directory."""
+    """A copy of a finished run, to be changed; it is `run` of the working directory. Nothing is mirrored."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wandb.init", Mock())
     return shutil.copytree(finished, tmp_path / "run")
 
 
@@ -150,6 +152,7 @@ APPLIED = {
     "record.dump_every": 1,
     "record.info_keys": ("x",),
     "run.stop_at_return": 9999.0,
+    "record.wandb": "mine",
 }
 # Another value of every key that may not.
 REFUSED = {

@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import TINY, checkpoints, environment_variables, rows, summary
 
 from trpo.record import checkpoint
-from trpo.system.signals import StopRequest
+from trpo.system.signals import STOPPING, StopRequest
 
 ENDLESS = ["task=cartpole", *TINY, "run.total_steps=100_000_000", "run.evaluate_every=0", "run.checkpoint_every=0"]
 
@@ -47,7 +47,7 @@ def has_lines(file, count):
     return file.exists() and file.read_text().count("\n") >= count
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR2, 140)])
 def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint_and_a_summary(number, code, start, tmp_path):
     run = tmp_path / "run"
     training = start("hydra.run.dir=run")
@@ -79,7 +79,7 @@ def test_a_signal_ends_a_sweep_after_the_job_under_way(start, tmp_path):
     assert not (tmp_path / "sweep" / "1").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_the_first_signal_is_only_remembered(number):
     with StopRequest() as stop:
         assert (stop.requested, stop.reason) == (False, None)
@@ -101,11 +101,19 @@ def test_a_repeated_sigterm_stays_a_request():
     assert stop.reason == "SIGTERM"
 
 
+def test_who_asked_to_be_told_hears_of_every_signal():
+    told = []
+    with StopRequest(told.append):
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.raise_signal(number)
+    assert told == ["SIGUSR2", "SIGTERM"]
+
+
 def test_the_handlers_of_before_come_back():
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in STOPPING]
     with StopRequest():
-        assert signal.getsignal(signal.SIGTERM) != before[1]
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+        assert all(signal.getsignal(number) != old for number, old in zip(STOPPING, before, strict=True))
+    assert [signal.getsignal(number) for number in STOPPING] == before
 
 
 def test_another_thread_can_run_without_handling_signals():

@@ -22,6 +22,7 @@ PACKAGE_CONFIGS = Path(__file__).parents[1] / "configs"  # in an installed wheel
 SOURCE_CONFIGS = Path(__file__).parents[2] / "configs"  # in the repository
 CONFIGS = PACKAGE_CONFIGS if PACKAGE_CONFIGS.is_dir() else SOURCE_CONFIGS
 LONGEST_NAME = 100
+LAUNCHERS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}  # and the extras they come with
 
 
 def compose_jobs(overrides: list[str], config_dir: str | None, *, multirun: bool) -> list[DictConfig]:
@@ -57,6 +58,9 @@ def one_line(error: BaseException) -> str:
     """Return Hydra's or OmegaConf's message in one line, with the key it is about and what went wrong with it."""
     if missing := re.search(rf"Could not find '({'|'.join(GROUPS)})/(.*)'", str(error)):
         return f"there is no {missing[1]} {missing[2]!r}; {missing[1]}s: {', '.join(choices(missing[1]))}"
+    launcher = re.search(r"Could not find 'hydra/launcher/(\w+)'", str(error))
+    if launcher and launcher[1] in LAUNCHERS:
+        return f"hydra/launcher={launcher[1]} is not installed: pip install 'trpo[{LAUNCHERS[launcher[1]]}]'"
     if isinstance(error, OmegaConfBaseException):
         return wrong_type(error) or first_line(error)
     reason = error.__cause__ or error.__context__

@@ -24,6 +24,8 @@ def evaluate(arguments: list[str]) -> int:
     options = evaluation_parser().parse_args(arguments)
     if options.episodes < 1 or options.seed < 0:
         raise UserError(f"--episodes must be at least 1 and --seed at least 0: {options.episodes}, {options.seed}")
+    if options.video and options.render:
+        raise UserError("--video and --render human are two ways to watch: choose one")
     run_directory.check_is_run(options.run_directory)
     config = load_config(options.run_directory / run_directory.CONFIG)
     file, state = read_checkpoint(options.run_directory / run_directory.CHECKPOINTS, options.checkpoint)
@@ -38,6 +40,7 @@ def evaluate(arguments: list[str]) -> int:
         stochastic=options.stochastic,
         video=options.video,
         info_keys=config.record.info_keys,
+        shown=options.render == "human",
     )
     figures = describe(evaluation)
     if options.json:
@@ -64,6 +67,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of initial states and actions (default: 0)")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the newest of the run")
     parser.add_argument("--video", type=Path, metavar="DIR", help="write every episode as MP4 into DIR")
+    parser.add_argument("--render", choices=["human"], help="show the episodes on the screen, one by one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

@@ -6,25 +6,18 @@ directories first. So every job of a run or a sweep is composed and checked here
 
 import argparse
 import logging
-import os
-import signal
-import sys
 from pathlib import Path
-from typing import Any
 
-import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from trpo.commands.compose import CONFIGS, compose_jobs, load_config, one_line, register_schema
+from trpo.commands.compose import compose_jobs, register_schema
+from trpo.commands.elsewhere import has_processes, run_elsewhere
 from trpo.commands.exit_codes import refuse
-from trpo.commands.plans import as_typed, check_jobs, resumed_directory
-from trpo.commands.resume import Plan, plan_job
-from trpo.config import UserError, first_line
-from trpo.record import run_directory
+from trpo.commands.jobs import exit_code, run_here
+from trpo.commands.plans import check_jobs, resumed_directory
+from trpo.commands.resume import Plan
+from trpo.config import UserError
 from trpo.run import train
 from trpo.system import ranks
 
@@ -43,23 +36,32 @@ def launch(arguments: list[str]) -> int:
         plans: list[Plan] = []
         try:
             options = parse(arguments)
-            plans = checked_plans(options)
+            jobs = composed(options)
+            plans = check_jobs(jobs, multirun=options.multirun)
         finally:
             ranks.of_leader(plans)
-        return run_hydra(hydra_arguments(options))
+        if options.multirun and jobs and has_processes(jobs[0]):
+            sweep = Path(jobs[0].hydra.sweep.dir).absolute()  # whatever the directory that its processes work in
+            options.overrides.append(setting("hydra.sweep.dir", sweep))  # or another time would be in its name
+            return run_elsewhere(hydra_arguments(options), plans, sweep)
+        return run_here(hydra_arguments(options))
 
 
-def checked_plans(options: argparse.Namespace) -> list[Plan]:
-    """Return what every job is going to do, or nothing if the options only ask to show something."""
+def composed(options: argparse.Namespace) -> list[DictConfig]:
+    """Return every job that is asked for, or nothing if the options only ask to show something."""
     register_schema()
     if directory := resumed_directory(options.overrides):
-        options.overrides.append(f"hydra.run.dir='{directory}'")
+        options.overrides.append(setting("hydra.run.dir", directory))
     if options.hydra_help or options.shell_completion:
         return []
     jobs = compose_jobs(options.overrides, options.config_dir, multirun=options.multirun)
-    if any(getattr(options, name) for name in SHOW_ONLY):
-        return []
-    return check_jobs(jobs, multirun=options.multirun)
+    return [] if any(getattr(options, name) for name in SHOW_ONLY) else jobs
+
+
+def setting(key: str, directory: Path) -> str:
+    """Return the override that sets a directory."""
+    quoted = str(directory).replace("'", r"\'")
+    return f"{key}='{quoted}'"
 
 
 def follow(plans: list[Plan]) -> int:
@@ -71,7 +73,8 @@ def follow(plans: list[Plan]) -> int:
     logging.basicConfig(format=f"rank {ranks.number()}: %(message)s", handlers=[handler])
     logging.captureWarnings(True)
     try:
-        return exit_code(train(plans[0].config, Path(), plans[0].overrides, resume=plans[0].resume))
+        summary = train(plans[0].config, Path(), plans[0].overrides, resume=plans[0].resume)
+        return exit_code(str(summary["exit_reason"]))
     except (ConnectionError, UserError) as error:
         logging.error("%s", error)
     except Exception:
@@ -104,52 +107,3 @@ def hydra_arguments(options: argparse.Namespace) -> list[str]:
     flags = [flag for name, flag in switches.items() if getattr(options, name)]
     flags += [f"{flag}={getattr(options, name)}" for name, flag in valued.items() if getattr(options, name)]
     return [*flags, *(["-sc"] if options.shell_completion else []), "--", *options.overrides]
-
-
-def run_hydra(arguments: list[str]) -> int:
-    """Hand over to Hydra; return 1 if any job failed, 130 or 143 if a signal stopped one."""
-    codes = [0]
-    launcher = os.getpid()
-
-    def job(composed: DictConfig) -> None:
-        code = run_job(composed)
-        codes.append(code)
-        if code > 1:  # stopped by a signal: the jobs after it must not start
-            raise SystemExit(code)
-        if code and os.getpid() != launcher:  # a launcher with processes of its own: only exceptions travel
-            raise RuntimeError("the job failed; its train.log has the traceback")
-
-    before, sys.argv = sys.argv, ["trpo-train", *arguments]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here rather than being printed by Hydra
-    try:
-        hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(job)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(one_line(error)) from error
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    finally:
-        sys.argv = before
-    return max(codes)
-
-
-def run_job(composed: DictConfig) -> int:
-    """Train one job in the directory that Hydra made for it and return its exit code."""
-    settings: Any = HydraConfig.get()
-    directory = Path(settings.runtime.output_dir)
-    plan = plan_job(as_typed(composed, settings.overrides.task), directory, load_config)
-    if plan.finished:
-        print(f"{directory} holds a finished run: nothing to do")
-        return 0
-    try:
-        summary = train(plan.config, directory, plan.overrides, resume=plan.resume)
-    except Exception as error:
-        log = directory / run_directory.LOG
-        print(f"trpo-train: {type(error).__name__}: {first_line(error)} (traceback: {log})", file=sys.stderr)
-        return 1
-    return exit_code(summary)
-
-
-def exit_code(summary: dict[str, Any]) -> int:
-    """Return what a shell reports for the signal that stopped a run, and 0 for any other end."""
-    reason = str(summary["exit_reason"])
-    return 128 + signal.Signals[reason] if reason in signal.Signals.__members__ else 0

@@ -13,6 +13,7 @@ from trpo.config import EnvConfig, UserError, first_line
 from trpo.console import console
 from trpo.models.agent import load_agent
 from trpo.record import checkpoint, run_directory
+from trpo.record.mirror import check_installed
 from trpo.sampling.interface import Interface
 from trpo.sampling.making import check_environment
 from trpo.sampling.remarks import remarks
@@ -53,6 +54,8 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
         if plan.finished:
             continue
         check_ranks(plan, directory)
+        if plan.config.record.wandb:
+            check_installed()
         resolve_device(plan.config)
         if (environment := repr(plan.config.env)) not in interfaces:
             interfaces[environment] = check_environments(plan.config.env)

@@ -28,12 +28,14 @@ CHANGEABLE = (
     "record.profile_every",
     "record.dump_every",
     "record.info_keys",
+    "record.wandb",
 )
 
 
 class Plan(NamedTuple):
-    """What a job is going to do."""
+    """What a job is going to do, and where."""
 
+    directory: Path
     config: Config
     overrides: list[str]
     resume: bool  # whether the run that is in the directory goes on
@@ -58,7 +60,7 @@ def plan_job(composed: Composed, directory: Path, load_config: Callable[[Path], 
     if not asked or (asked == AUTO and not (directory / run_directory.CONFIG).exists()):
         config = changed(composed.config(), "run.resume", "")
         typed = [line for line in composed.overrides if key_of(line) != "run.resume"]
-        return Plan(config, typed, resume=False, finished=False)
+        return Plan(directory, config, typed, resume=False, finished=False)
     run_directory.check_is_run(directory)
     config = load_config(directory / run_directory.CONFIG)
     before = run_directory.read_overrides(directory)
@@ -69,7 +71,7 @@ def plan_job(composed: Composed, directory: Path, load_config: Callable[[Path], 
     if finished and asked != AUTO:
         raise UserError(f"{directory} holds a finished run of {steps} steps; a larger run.total_steps makes it go on")
     finished |= reason == run_directory.STOPPED and asked == AUTO  # as it was meant to; who names it wants more
-    return Plan(config, recorded([*before, *composed.overrides]), resume=True, finished=finished)
+    return Plan(directory, config, recorded([*before, *composed.overrides]), resume=True, finished=finished)
 
 
 def merged(config: Config, composed: Composed, line: str, before: list[str]) -> Config:

@@ -1,14 +1,11 @@
 """The command `trpo-train`: one run, or a sweep."""
 
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import Field
 
 from trpo.commands.compose import tasks
 from trpo.commands.exit_codes import command
 from trpo.commands.launch import launch
+from trpo.console import shown
 from trpo.fields import FINITE, describe_range
 from trpo.keys import fields_by_key
 
@@ -19,20 +16,8 @@ def train(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(help_text())
         return 0
-    with console():
+    with shown():
         return launch(arguments)
-
-
-@contextmanager
-def console() -> Iterator[None]:
-    """Show what is meant for the person, and only that; `train.log` gets everything."""
-    logger, handler = logging.getLogger("trpo.console"), logging.StreamHandler(sys.stdout)
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def help_text() -> str:
@@ -65,7 +50,8 @@ def help_text() -> str:
             "",
             "hydra.run.dir=DIR chooses the run directory, hydra.sweep.dir=DIR that of a sweep. --config-dir DIR adds a",
             "directory with task/*.yaml of your own. --hydra-help explains Hydra's other flags.",
-            "Exit codes: 0 finished, 1 a run failed, 2 a mistake on the command line, 130 or 143 stopped by a signal.",
+            "Exit codes: 0 finished, 1 a run failed, 2 a mistake on the command line, 130, 140 or 143 saved and",
+            "stopped by Ctrl-C, SIGUSR2 or SIGTERM.",
         ]
     )
 

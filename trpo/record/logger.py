@@ -11,6 +11,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams, scalar
 
+from trpo.record import mirror
 from trpo.record.run_directory import METRICS
 
 
@@ -63,6 +64,8 @@ class Logger:
         self, directory: Path, hyperparameters: Mapping[str, str | int | float | bool], purge_step: int | None = None
     ) -> None:
         self.file = open(directory / METRICS, "a", encoding="utf-8")  # noqa: SIM115, closed in __exit__
+        project = str(hyperparameters.get("record.wandb", ""))
+        self.mirror = mirror.start(directory, project, hyperparameters) if project else None  # before what it mirrors
         self.writer = SummaryWriter(str(directory), purge_step=purge_step)  # hides what a resumed run repeats
         self._events: Any = self.writer._get_file_writer()
         self.writer.add_custom_scalars(
@@ -79,6 +82,8 @@ class Logger:
     ) -> None:
         self.file.close()
         self.writer.close()
+        if self.mirror is not None:
+            self.mirror.finish(exit_code=int(kind is not None))
 
     def write(self, row: dict[str, float | str], *, env_steps: int) -> None:
         """Write one row and flush it: a watcher sees it now, a crash does not lose it.

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from trpo.batch import info_figures
-from trpo.config import EnvConfig, UserError
+from trpo.config import EnvConfig
 from trpo.models.agent import Agent
 from trpo.models.observations import are_finite
 from trpo.sampling.infos import Infos, told
 from trpo.sampling.interface import make_interface
 from trpo.sampling.making import make_env
+from trpo.sampling.watching import make_recorded_env, make_shown_env
 from trpo.system import seeds
 from trpo.system.threads import single_thread
 
@@ -49,15 +50,19 @@ def evaluate(
     stochastic: bool = False,
     video: Path | None = None,
     info_keys: tuple[str, ...] = (),
+    shown: bool = False,
 ) -> Evaluation:
     """Return the outcome of whole episodes of the agent's mode, or of independent samples if `stochastic`.
 
     Nothing of the training is touched: no statistics, no environment, no generator. Episode i of evaluation
     `number` starts from a seed of its own, whichever others run, and however many side by side. With `video`,
-    episodes run one by one and are written there as MP4 files.
+    episodes run one by one and are written there as MP4 files; with `shown`, one by one on the screen.
     """
-    width = 1 if video else min(len(episodes), MOST_ENVIRONMENTS)
-    envs = [make_recorded_env(config, video) if video else make_env(config) for _ in range(width)]
+    if video or shown:
+        width, envs = 1, [make_recorded_env(config, video) if video else make_shown_env(config)]
+    else:
+        width = min(len(episodes), MOST_ENVIRONMENTS)
+        envs = [make_env(config) for _ in range(width)]
     device = next(agent.parameters()).device
     generator = seeds.generator(seed, seeds.Role.EVALUATION_ACTIONS, number, device=device) if stochastic else None
     starts = [seeds.integer(seed, seeds.Role.EVALUATION_ENVIRONMENTS, number, i) for i in episodes]
@@ -115,12 +120,3 @@ def run_episodes(
     if not np.isfinite(returns).all():
         raise FloatingPointError(f"an evaluation environment gave rewards that add up to {returns}")
     return Evaluation(returns.tolist(), lengths.tolist(), [info for info in infos if info])
-
-
-def make_recorded_env(config: EnvConfig, directory: Path) -> gymnasium.Env:
-    """Return one environment whose every episode becomes an MP4 file. Raises `UserError` if it cannot."""
-    env = make_env(config, render_mode="rgb_array")
-    try:
-        return gymnasium.wrappers.RecordVideo(env, str(directory), episode_trigger=lambda _: True)
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise UserError("--video needs moviepy: pip install 'trpo[video]'") from error

@@ -25,7 +25,7 @@ class PoolEnv(gymnasium.Env):
         """Take id and arguments from `config`. Raises `UserError` if EnvPool cannot make it, or to watch it."""
         if render_mode is not None:
             raise UserError(
-                f"{config.id} comes from EnvPool alone, whose environments cannot be watched here: no --video"
+                f"{config.id} comes from EnvPool alone, whose environments cannot be watched: no --video, no --render"
             )
         described = specify(config.id, config.arguments)
         limit = described.config.max_episode_steps

@@ -1,20 +1,27 @@
-"""SIGTERM and Ctrl-C as a request to stop at the end of the iteration."""
+"""SIGTERM, SIGUSR2 and Ctrl-C as a request to stop at the end of the iteration."""
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # the last is how Slurm's jobs hear that their time is up
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is remembered; the second SIGINT interrupts at once."""
+    """While entered, these signals are remembered; the second SIGINT interrupts at once.
 
-    def __init__(self) -> None:
+    `told` is called with the name of every one.
+    """
+
+    def __init__(self, told: Callable[[str], object] | None = None) -> None:
         self.received: signal.Signals | None = None
+        self.told = told
 
     def __enter__(self) -> "StopRequest":
         self.previous = {}
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOPPING:
                 self.previous[number] = signal.signal(number, self._receive)
         return self
 
@@ -28,6 +35,8 @@ class StopRequest:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        if self.told:
+            self.told(self.received.name)
 
     @property
     def requested(self) -> bool:

@@ -30,15 +30,16 @@ ALLOWED = {
     "sampling": (("batch", "config", "models", "system"), ("envpool", "gymnasium", "mujoco", "numpy", "torch")),
     "record": (
         ("config", "numerics"),
-        ("jinja2", "matplotlib", "numpy", "scipy", "tensorboard", "torch", "tqdm", "yaml"),
+        ("jinja2", "matplotlib", "numpy", "onnxruntime", "scipy", "tensorboard", "torch", "tqdm", "yaml"),
     ),
     "trainer": (("batch", "config", "models", "numerics", "sampling", "system", "update"), ("torch",)),
     "writer": (("keys", "numerics", "record", "trainer", "update"), ()),
     "console": (("models", "numerics", "system", "trainer"), ()),
     "run": (("config", "console", "record", "system", "trainer", "update", "writer"), ()),
     "trained": (("config", "keys", "models", "record", "sampling", "trainer"), ("torch",)),
+    "exported": (("config", "models", "record", "sampling", "trained"), ("numpy", "torch")),
     "commands": (
-        ("config", "fields", "keys", "models", "record", "run", "sampling", "system", "trainer"),
+        ("config", "exported", "fields", "keys", "models", "record", "run", "sampling", "system", "trained", "trainer"),
         ("hydra", "numpy", "omegaconf"),
     ),
     "__main__": (("commands",), ()),

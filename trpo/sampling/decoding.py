@@ -1,4 +1,4 @@
-"""From an agent's actions to an environment's, in torch: the same arithmetic for training and for an exported policy."""
+"""From an agent's actions to an environment's, in torch: the same for training and for an exported policy."""
 
 from typing import Any
 
@@ -51,13 +51,13 @@ class BoxDecoder(nn.Module):
         centre = (np.where(bounded, high, 0.0) + np.where(bounded, low, 0.0)) / 2
         self.as_they_are = bool((half == 1).all() and not centre.any())
         self.bounds = own_units(space)
-        self.half, self.centre, self.low, self.high = map(torch.from_numpy, (half, centre, low, high))  # float64
+        self.half_range, self.centre, self.low, self.high = map(torch.from_numpy, (half, centre, low, high))  # float64
 
     def forward(self, actions: Tensor) -> Tensor:
         """Return an environment's actions (B, …) for the agent's (B, A)."""
         inside = clipped(actions, self.bounds)
         if not self.as_they_are:
-            moved = inside * self.half + self.centre
+            moved = inside * self.half_range + self.centre
             inside = torch.minimum(torch.maximum(moved, self.low), self.high)  # the map may round past a bound
         return inside.reshape(-1, *self.shape).to(self.dtype)
 

@@ -16,7 +16,7 @@ from trpo.models.encoders import chosen
 from trpo.models.normalizer import LeafNormalizers, Normalizer, rows_of
 from trpo.models.observations import ALONE, MASK, Leaf
 from trpo.record import exports
-from trpo.record.files import write_atomically
+from trpo.record.files import check_target, write_atomically
 from trpo.record.run_directory import git_commit
 from trpo.sampling.description import as_json
 from trpo.sampling.inputs import InputEncoder, Inputs, drawn
@@ -94,14 +94,6 @@ def export(agent: TrainedAgent, file: Path, *, force: bool = False) -> Export:
     found = None if run is None else difference(agent, module.encoder, run)
     write_atomically(file, data)
     return Export(file, len(data), found)
-
-
-def check_target(file: Path, *, force: bool) -> None:
-    """Raise `UserError` if a file would be overwritten without `force`, or is a directory."""
-    if file.is_dir():
-        raise UserError(f"{file} is a directory")
-    if file.exists() and not force:
-        raise UserError(f"{file} exists already; --force overwrites it")
 
 
 def metadata(agent: TrainedAgent) -> dict[str, str]:

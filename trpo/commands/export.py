@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from trpo.commands.exit_codes import command, refuse
-from trpo.exported import CHECKED, check_target
+from trpo.exported import CHECKED
 from trpo.exported import export as export_agent
 from trpo.record.exports import format_of
+from trpo.record.files import check_target
 from trpo.trained import load
 
 

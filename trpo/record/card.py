@@ -60,7 +60,7 @@ def render_card(run: Run, overrides: Sequence[str], anew: Score | None = None) -
         "seed": run.config["seed"],
         "status": run.status,
         "env_steps": run.rows[-1]["env_steps"],
-        "command": shlex.join(["trpo-train", *(line for line in overrides if not line.startswith("hydra."))]),
+        "command": shlex.join(["trpo-train", *overrides]),
         "versions": versions(run),
         "health": health(run),
     }

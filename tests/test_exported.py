@@ -11,7 +11,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from tiny_runs import compose
 
 from trpo.config import UserError
-from trpo.exported import ExportedPolicy, export, gap
+from trpo.exported import ExportedPolicy, apart, difference, export, gap
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.numerics.moments import Moments
 from trpo.sampling.interface import make_interface
@@ -231,6 +231,30 @@ def test_a_text_cannot_be_exported(tmp_path):
         export(trained_agent(observed, spaces.Discrete(2)), tmp_path / "policy.pt2")
     unread = trained_agent(observed, spaces.Discrete(2), "policy.observations=[numbers]")
     assert export(unread, tmp_path / "policy.pt2").difference == 0
+
+
+def test_a_discrete_action_that_is_another_is_no_rounding_however_far_they_count():
+    agent = trained_agent(NUMBERS, spaces.Discrete(3, start=10**6))
+    module = ExportedPolicy(agent)
+    assert difference(agent, module.encoder, lambda inputs: module(inputs).numpy()) == 0
+    with pytest.raises(UserError, match="differ by 1,"):
+        difference(agent, module.encoder, lambda inputs: module(inputs).numpy() + 1)
+    with pytest.raises(UserError, match="the file gives int32"):
+        difference(agent, module.encoder, lambda inputs: module(inputs).numpy().astype(np.int32))
+
+
+def test_a_continuous_action_may_differ_by_rounding_of_its_own_size():
+    agent = trained_agent(NUMBERS, spaces.Box(-1e4, 1e4, (2,)))
+    module = ExportedPolicy(agent)
+    assert difference(agent, module.encoder, lambda inputs: module(inputs).numpy() + np.float32(0.01)) > 0.009
+    with pytest.raises(UserError, match="more than rounding"):
+        difference(agent, module.encoder, lambda inputs: module(inputs).numpy() + np.float32(1))
+
+
+def test_an_action_that_is_no_number_is_told_from_one():
+    nan, inf = np.nan, np.inf
+    found = apart(np.array([nan, inf, nan, 1.0, inf]), np.array([nan, inf, 1.0, 3.0, -inf]))
+    np.testing.assert_array_equal(found, [0.0, 0.0, nan, 2.0, inf])
 
 
 @pytest.mark.parametrize(

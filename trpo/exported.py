@@ -75,13 +75,14 @@ class Export(NamedTuple):
     difference: float | None  # the largest from the agent; None if nothing here could run the file
 
 
-def export(agent: TrainedAgent, file: Path, *, force: bool = False) -> Export:
+def export(agent: TrainedAgent, path: str | Path, *, force: bool = False) -> Export:
     """Write the policy of an agent as one file, `.onnx` or `.pt2`, and return how far it is from the agent.
 
     It is compared with the agent on random observations before it is written, by ONNX Runtime if that is installed.
     Raises `UserError`, and writes nothing, if the file exists and not `force`, for another suffix, if a package is
     missing, and if the agent and its file are not the same.
     """
+    file = Path(path)
     check_target(file, force=force)
     kind = exports.format_of(file.suffix)
     module = ExportedPolicy(agent)
@@ -113,20 +114,31 @@ def difference(agent: TrainedAgent, encoder: InputEncoder, run: exports.Run) -> 
     """Return the largest difference between the actions of an agent and of its file over random observations.
 
     Discrete actions are compared where the agent tells the best from the second. Raises `UserError` if they differ by
-    more than rounding.
+    more than rounding, or in type or shape.
     """
     raw = drawn(agent.interface, CHECKED, seed=1)
     expected, found = agent.act(raw), run(encoder.inputs(raw))
     if (found.shape, found.dtype) != (expected.shape, expected.dtype):
         raise UserError(f"the file gives {found.dtype} {found.shape}, the agent {expected.dtype} {expected.shape}")
-    clear = told_apart(agent, raw)
-    same = (expected == found) | (np.isnan(expected.astype(float)) & np.isnan(found.astype(float)))
-    apart = np.where(same, 0.0, np.abs(expected.astype(float) - found.astype(float)))[clear]
-    largest, scale = float(apart.max(initial=0.0)), float(np.nanmax(np.abs(expected), initial=1.0))
-    exact = np.finfo(expected.dtype).eps if np.issubdtype(expected.dtype, np.floating) else 0.0
-    if not largest <= max(TOLERANCE, float(exact)) * scale:
+    largest = float(apart(expected, found)[told_apart(agent, raw)].max(initial=0.0))
+    if not largest <= rounding(expected):
         raise UserError(f"the file and its agent differ by {largest:.2g}, which is more than rounding: nothing written")
     return largest
+
+
+def apart(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return |expected − found|, 0 where they are the same infinity or both are no number."""
+    one, other = expected.astype(np.float64), found.astype(np.float64)
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    return np.abs(np.subtract(one, other, where=~same, out=np.zeros_like(one)))
+
+
+def rounding(actions: np.ndarray) -> float:
+    """Return by how much actions may differ that are computed in another order: discrete ones not at all."""
+    if not np.issubdtype(actions.dtype, np.floating):
+        return 0.0
+    largest = float(np.nanmax(np.abs(actions), initial=1.0))
+    return largest * max(TOLERANCE, float(np.finfo(actions.dtype).eps))
 
 
 @torch.no_grad()

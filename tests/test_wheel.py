@@ -70,10 +70,12 @@ def test_the_installed_package_trains_and_evaluates(installed, tmp_path):
     assert figures["episodes"] == 2
 
 
-def test_the_installed_package_has_both_commands(installed, tmp_path):
+def test_the_installed_package_has_every_command(installed, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(installed)}
     for command in ("trpo-train", "trpo-evaluate"):
         assert "episode" in call(installed / "bin" / command, "--help", cwd=tmp_path, env=environment)
+    for command in ("trpo-report", "trpo-export", "trpo-card"):
+        assert f"usage: {command}" in call(installed / "bin" / command, "--help", cwd=tmp_path, env=environment)
 
 
 def test_the_source_distribution_has_every_page_of_the_manual(source):

@@ -14,11 +14,14 @@ import pytest
 from pages import ROOT, read
 from torch.distributed.run import get_args_parser as torchrun_parser
 
+from trpo.commands.card import card_parser
 from trpo.commands.evaluate import evaluation_parser
+from trpo.commands.export import export_parser
 from trpo.commands.launch import composed, parse
 from trpo.commands.plans import check_jobs
 from trpo.commands.report import report
 from trpo.commands.train import train
+from trpo.record.exports import FORMATS
 from trpo.record.run_directory import check_is_run
 
 PLACEHOLDER = "RUN_DIR"  # the only one
@@ -52,6 +55,23 @@ def check_train(arguments):
 
 def check_evaluate(arguments):
     check_is_run(evaluation_parser().parse_args(arguments).run_directory)
+
+
+def check_export(arguments):
+    options = export_parser().parse_args(arguments)
+    check_is_run(options.run)
+    assert options.file.suffix in FORMATS
+
+
+def check_card(arguments):
+    check_is_run(card_parser().parse_args(arguments).run_directory)
+
+
+def check_hub(arguments):
+    """A run directory to a repository of somebody's."""
+    action, repository, directory = arguments
+    assert (action, repository.count("/")) == ("upload", 1)
+    check_is_run(Path(directory))
 
 
 def check_report(arguments):
@@ -117,6 +137,9 @@ CHECKS = {
     "trpo-train": check_train,
     "trpo-evaluate": check_evaluate,
     "trpo-report": check_report,
+    "trpo-export": check_export,
+    "trpo-card": check_card,
+    "hf": check_hub,
     "make": check_make,
     "python": check_python,
     "torchrun": check_torchrun,

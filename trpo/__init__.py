@@ -7,6 +7,7 @@ Read a training iteration top-down: `trainer` → `update.trust_region` → `upd
     sections        every key, default and range; fields: what a key is
     training        training from Python: train
     trained         a trained agent away from where it was trained: load, act
+    exported        its policy as one file for who has no trpo
     commands/       what a person types: one file a command; arguments to checked jobs (Hydra lives only here)
     run, writer     one run: when to log, evaluate, save and stop; what it writes
     console         what the person at the terminal is told

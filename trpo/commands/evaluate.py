@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,31 +22,22 @@ from trpo.trainer import agent_for
 def evaluate(arguments: list[str]) -> int:
     """Evaluate the agent of a run directory and print its returns."""
     options = evaluation_parser().parse_args(arguments)
-    if options.episodes < 1 or options.seed < 0:
-        raise UserError(f"--episodes must be at least 1 and --seed at least 0: {options.episodes}, {options.seed}")
     if options.video and options.render:
         raise UserError("--video and --render human are two ways to watch: choose one")
-    run_directory.check_is_run(options.run_directory)
-    config = load_config(options.run_directory / run_directory.CONFIG)
-    file, state = read_checkpoint(options.run_directory / run_directory.CHECKPOINTS, options.checkpoint)
-    environment = config.env.evaluation
-    agent = agent_for(config, check_environment(environment))
-    load_agent(agent, state, str(file))
-    evaluation = evaluate_agent(
-        agent,
-        environment,
-        episodes=range(options.episodes),
+    evaluated = evaluate_run(
+        options.run_directory,
+        options.checkpoint,
+        episodes=options.episodes,
         seed=options.seed,
         stochastic=options.stochastic,
         video=options.video,
-        info_keys=config.record.info_keys,
         shown=options.render == "human",
     )
-    figures = describe(evaluation)
+    figures = describe(evaluated.evaluation)
     if options.json:
         print(json.dumps(figures))
     else:
-        print(f"{config.env.id} after {state['env_steps']:,} steps, {options.episodes} episodes:")
+        print(f"{evaluated.env_id} after {evaluated.env_steps:,} steps, {options.episodes} episodes:")
         print("return {return_mean:.2f} ± {return_std:.2f} ({return_min:.2f} to {return_max:.2f})".format(**figures))
         print(f"length {figures['length_mean']:.1f}")
         for name in [name for name in figures if name.startswith(("success", "info_"))]:
@@ -70,6 +61,49 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument("--render", choices=["human"], help="show the episodes on the screen, one by one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+class Evaluated(NamedTuple):
+    """What was evaluated, and what came out."""
+
+    env_id: str
+    env_steps: int
+    evaluation: Evaluation
+
+
+def evaluate_run(
+    directory: Path,
+    chosen: Path | None = None,
+    *,
+    episodes: int,
+    seed: int,
+    stochastic: bool,
+    video: Path | None = None,
+    shown: bool = False,
+) -> Evaluated:
+    """Return the outcome of episodes of the agent of a run, as the chosen checkpoint has it or else the newest.
+
+    Raises `UserError` for what is no run, no checkpoint of it, no environment that can be made, or no episodes.
+    """
+    if episodes < 1 or seed < 0:
+        raise UserError(f"--episodes must be at least 1 and --seed at least 0: {episodes}, {seed}")
+    run_directory.check_is_run(directory)
+    config = load_config(directory / run_directory.CONFIG)
+    file, state = read_checkpoint(directory / run_directory.CHECKPOINTS, chosen)
+    environment = config.env.evaluation
+    agent = agent_for(config, check_environment(environment))
+    load_agent(agent, state, str(file))
+    evaluation = evaluate_agent(
+        agent,
+        environment,
+        episodes=range(episodes),
+        seed=seed,
+        stochastic=stochastic,
+        video=video,
+        shown=shown,
+        info_keys=config.record.info_keys,
+    )
+    return Evaluated(config.env.id, state["env_steps"], evaluation)
 
 
 def read_checkpoint(folder: Path, chosen: Path | None) -> tuple[Path, dict[str, Any]]:

@@ -108,9 +108,9 @@ def row_bytes(spec: Spec) -> int:
 
 
 def leaves_of(observations: Observations) -> dict[str, Tensor]:
-    """Return the tensors by name."""
+    """Return the tensors by name; a plain dictionary of them will do."""
     items: Any = observations
-    return dict(items.items()) if is_tree(observations) else {ALONE: observations}
+    return {ALONE: observations} if isinstance(observations, Tensor) else dict(items.items())
 
 
 def like(observations: Observations, leaves: Mapping[str, Tensor]) -> Observations:

@@ -11,6 +11,17 @@ def interquartile_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
     return np.asarray(stats.trim_mean(values, 0.25, axis=axis))
 
 
+def mean_interval(mean: float, std: float, count: int) -> tuple[float, float] | None:
+    """Return the ends of Student's 95 % interval of a mean of `count` values, None of fewer than two.
+
+    `std` is their standard deviation as `np.std` has it, divided by `count`.
+    """
+    if count < 2:
+        return None
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * std / (count - 1) ** 0.5
+    return mean - half, mean + half
+
+
 def confidence_interval(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of the 95 % percentile bootstrap interval of the interquartile mean over runs (R, …).
 

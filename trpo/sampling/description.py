@@ -1,5 +1,6 @@
 """Spaces as plain data and back: what a checkpoint needs to know of an environment so that nobody has to make it."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,26 @@ def described(space: spaces.Space | None) -> dict[str, Any]:
     if isinstance(space, spaces.Tuple):
         return kind | {"spaces": [described(part) for part in space.spaces]}
     raise UserError(f"the space {space} cannot be saved")
+
+
+def as_json(description: Any) -> Any:
+    """Return what `described` gave as JSON has it: numbers that are all the same once, None where there is no bound."""
+    if isinstance(description, dict):
+        shape = {"shape": list(description["low"].shape)} if description.get("type") == "Box" else {}
+        return {name: as_json(value) for name, value in {**description, **shape}.items()}
+    if isinstance(description, list):
+        return [as_json(part) for part in description]
+    if not isinstance(description, torch.Tensor):
+        return description
+    numbers = description.flatten().tolist()
+    if len({*numbers}) == 1:
+        return as_number(numbers[0])
+    return np.array([as_number(number) for number in numbers], dtype=object).reshape(description.shape).tolist()
+
+
+def as_number(number: float) -> float | None:
+    """Return a number, or None if it is infinite."""
+    return number if math.isfinite(number) else None
 
 
 def space_of(description: dict[str, Any]) -> spaces.Space:

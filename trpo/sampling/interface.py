@@ -4,20 +4,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from trpo.config import UserError
-from trpo.models.action_values import clipped
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
 from trpo.models.observations import MASK, Kind, Observations, Spec, leaves_of, named
+from trpo.sampling.decoding import BoxDecoder, IntegerDecoder, own_units
 from trpo.sampling.description import described
 from trpo.sampling.encoding import Encode, Kept, make_contains, make_encoder
 
 Decode = Callable[[Tensor], np.ndarray]
-
-WIDEST_BOUND = 1e30  # wider bounds are somebody's way to write infinity
 
 
 class Interface(NamedTuple):
@@ -28,6 +25,7 @@ class Interface(NamedTuple):
     contains: Callable[[Observations], Tensor]  # which encoded observations lie in the space (…)
     encode: Encode  # a batch of observations to B rows, always a copy
     decode: Decode  # actions (B, A) to a batch of environment actions
+    decoder: nn.Module  # the same in torch
     bounds: Tensor | None = None  # of continuous actions (2, A), in the policy's units
     observation_space: spaces.Space | None = None
     action_space: spaces.Space | None = None
@@ -53,7 +51,7 @@ def make_interface(
 
     Raises `UserError` naming a space that is not supported.
     """
-    distribution, decode = make_decoder(action_space)
+    distribution, decoder = decoder_for(action_space)
     actions = distribution.parameter_size if isinstance(distribution, Categorical) else 0
     observations, encode = make_encoder(observation_space, actions, kept)
     if MASK in named(observations) and isinstance(distribution, Bernoulli):
@@ -63,8 +61,9 @@ def make_interface(
         distribution=distribution,
         contains=make_contains(observation_space, observations),
         encode=encode,
-        decode=decode,
-        bounds=action_bounds(action_space),
+        decode=in_numpy(decoder),
+        decoder=decoder,
+        bounds=own_units(action_space) if isinstance(action_space, spaces.Box) else None,
         observation_space=observation_space,
         action_space=action_space,
     )
@@ -72,58 +71,30 @@ def make_interface(
 
 def make_decoder(space: spaces.Space) -> tuple[Distribution, Decode]:
     """Return the distribution for an action space and the way from its samples to the environment."""
+    distribution, decoder = decoder_for(space)
+    return distribution, in_numpy(decoder)
+
+
+def in_numpy(decoder: nn.Module) -> Decode:
+    """Return a decoder as environments take its actions."""
+    decode = decoder.forward  # there is nobody to listen to each of a run's steps
+    return lambda actions: decode(actions).numpy()
+
+
+def decoder_for(space: spaces.Space) -> tuple[Distribution, nn.Module]:
+    """Return the distribution for an action space and the module that makes its samples an environment's actions.
+
+    Raises `UserError` naming a space that is not supported.
+    """
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return DiagonalGaussian(int(np.prod(space.shape))), make_box_decoder(space)
+        return DiagonalGaussian(int(np.prod(space.shape))), BoxDecoder(space)
     if isinstance(space, spaces.Discrete):
-        start, dtype = space.start, space.dtype
-        return Categorical((int(space.n),)), lambda actions: actions[:, 0].numpy().astype(dtype) + start
+        return Categorical((int(space.n),)), IntegerDecoder((), space.start, space.dtype)
     if isinstance(space, spaces.MultiDiscrete):
-        return Categorical(tuple(int(n) for n in space.nvec.flat)), make_integer_decoder(space, space.start)
+        sizes = tuple(int(n) for n in space.nvec.flat)
+        return Categorical(sizes), IntegerDecoder(space.nvec.shape, space.start, space.dtype)
     if isinstance(space, spaces.MultiBinary):
-        return Bernoulli(int(np.prod(space.shape))), make_integer_decoder(space, 0)
+        return Bernoulli(int(np.prod(space.shape))), IntegerDecoder(space.shape, 0, space.dtype)
     raise UserError(
         f"action space {space} is not supported; supported: Box of floats, Discrete, MultiDiscrete, MultiBinary"
     )
-
-
-def make_integer_decoder(space: spaces.Space, start: Any) -> Decode:
-    """Return the decoder that restores the shape of a space of integers and where they count from."""
-    return lambda actions: (actions.numpy().reshape(-1, *(space.shape or ())) + start).astype(space.dtype)
-
-
-def make_box_decoder(space: spaces.Box) -> Decode:
-    """Return the affine map of [−1, 1] to finite bounds, then the clip to all bounds.
-
-    The policy works in units in which the bounds are ±1, whatever the environment's; a dimension without
-    two finite bounds keeps its own units. Log-probs are those of the action before this map.
-    """
-    low, high, bounded = box_bounds(space)
-    bounds = action_bounds(space)
-    assert bounds is not None
-    half = (np.where(bounded, high, 1.0) - np.where(bounded, low, -1.0)) / 2
-    centre = (np.where(bounded, high, 0.0) + np.where(bounded, low, 0.0)) / 2
-
-    as_they_are = bool((half == 1).all() and not centre.any())
-
-    def decode(actions: Tensor) -> np.ndarray:
-        inside = clipped(actions, bounds).numpy()
-        if not as_they_are:
-            inside = np.minimum(np.maximum(inside * half + centre, low), high)  # the map may round past a bound
-        return inside.reshape(-1, *space.shape).astype(space.dtype)
-
-    return decode
-
-
-def action_bounds(space: spaces.Space) -> Tensor | None:
-    """Return the bounds of continuous actions (2, A) in the policy's units, ±1 where both are finite; else None."""
-    if not isinstance(space, spaces.Box):
-        return None
-    low, high, bounded = box_bounds(space)
-    own_units = np.clip([low, high], -WIDEST_BOUND, WIDEST_BOUND)  # float32 has no wider ones
-    return torch.from_numpy(np.where(bounded, [[-1.0], [1.0]], own_units).astype(np.float32))
-
-
-def box_bounds(space: spaces.Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the bounds (A,), (A,) of a box in its own units, and in which dimensions both are finite."""
-    low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
-    return low, high, (low > -WIDEST_BOUND) & (high < WIDEST_BOUND)

@@ -1,0 +1,195 @@
+"""`trpo-card`: what a card says is what the run's files say, read by another route."""
+
+import itertools
+import json
+import re
+import shlex
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+from tiny_runs import compose, refusal, rows, summary, train_tiny
+
+from trpo.commands.card import card
+from trpo.commands.compose import load_config
+from trpo.commands.evaluate import evaluate
+
+OVERRIDES = (
+    "policy.hidden_sizes=[8]",
+    "run.total_steps=512",
+    "run.steps_per_iteration=64",
+    "run.evaluation_episodes=7",
+    "run.evaluate_every=128",
+)
+WITHOUT = ("run.total_steps=64", "run.evaluation_episodes=0")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    assert train_tiny(directory, *OVERRIDES, "seed=3", task="cartpole") == 0
+    return directory
+
+
+@pytest.fixture
+def run(trained, tmp_path, monkeypatch, capsys):
+    """A copy to write into and to damage, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, tmp_path / "run")
+    capsys.readouterr()  # what training said
+    return tmp_path / "run"
+
+
+def written(capsys, *arguments, file="run/README.md"):
+    """The metadata of a card, and its text."""
+    assert card([*map(str, arguments)]) == 0
+    assert capsys.readouterr().out == f"{file}\n"
+    with open(file, encoding="utf-8") as lines:
+        empty, front, text = lines.read().split("---\n", 2)
+    assert empty == ""
+    return yaml.safe_load(front), text
+
+
+def table(text, head):
+    """The rows of the table that begins with a head."""
+    _, _, after = text.partition(f"\n{head}")
+    lines = itertools.takewhile(lambda line: line.startswith("|"), after.splitlines()[2:])
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def scores(text):
+    return table(text, "| policy |")
+
+
+def health(text):
+    return {
+        name: [float(number) for number in re.findall(r"-?\d+\.?\d*", figure)] for name, figure in table(text, "| over")
+    }
+
+
+def test_the_metadata_is_what_the_hub_reads(run, capsys):
+    told, _ = written(capsys, "run")
+    final = summary(run)["final_evaluation"]
+    assert told["library_name"] == "trpo"
+    assert {"reinforcement-learning", "deep-reinforcement-learning", "trpo", "CartPole-v1"} == {*told["tags"]}
+    (model,) = told["model-index"]
+    (result,) = model["results"]
+    assert model["name"] == "TRPO"
+    assert result["task"]["type"] == "reinforcement-learning"
+    assert result["dataset"] == {"name": "CartPole-v1", "type": "CartPole-v1"}
+    (metric,) = result["metrics"]
+    assert (metric["type"], metric["verified"]) == ("mean_reward", False)
+    assert metric["value"] == f"{final['return_mean']:.2f} +/- {final['return_std']:.2f}"
+
+
+def test_the_score_has_its_protocol_and_an_interval(run, capsys):
+    _, text = written(capsys, "run")
+    final = summary(run)["final_evaluation"]
+    mean, std = final["return_mean"], final["return_std"]
+    low, high = stats.t.interval(0.95, df=6, loc=mean, scale=std * np.sqrt(7 / 6) / np.sqrt(7))
+    assert scores(text) == [
+        ["its mode", f"{final['env_steps']} steps", "7", "3", f"{mean:.2f} ± {std:.2f}", f"{low:.2f} to {high:.2f}"]
+    ]
+
+
+def test_an_evaluation_anew_is_that_of_trpo_evaluate_and_the_metadata_has_it(run, capsys):
+    arguments = ("--episodes", "5", "--seed", "11", "--stochastic")
+    told, text = written(capsys, "run", *arguments)
+    assert evaluate(["run", *arguments, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    score = f"{figures['return_mean']:.2f} ± {figures['return_std']:.2f}"
+    first, second = scores(text)
+    assert (first[0], first[2:5]) == ("its samples", ["5", "11", score])
+    assert second[0] == "its mode"
+    assert told["model-index"][0]["results"][0]["metrics"][0]["value"] == score.replace("±", "+/-")
+
+
+def test_the_health_of_the_trust_region_is_that_of_the_metrics(run, capsys):
+    _, text = written(capsys, "run")
+    told, steps = health(text), [row for row in rows(run) if row.get("trust_region/accepted") is not None]
+    taken = [row for row in steps if row["trust_region/accepted"]]
+    spent = [row["trust_region/kl"] / row["trust_region/max_kl"] for row in taken]
+    errors = [abs(1 - row["trust_region/kl_quadratic"] / row["trust_region/kl"]) for row in taken]
+    assert told["policy steps"] == [len(steps), round(100 * len(taken) / len(steps), 1)]
+    assert told["KL spent, as a share of δ"] == pytest.approx([100 * np.mean(spent), 100 * max(spent)], abs=0.06)
+    relative = told["error of the Fisher model of the KL, relative"]
+    assert relative == pytest.approx([100 * np.median(errors), 100 * max(errors)], abs=0.06)
+    judged = [row for row in rows(run) if "trust_region/improvement_kept" in row]
+    weights = [np.sqrt(row["trust_region/judged_kl"]) * row["trust_region/advantage_std"] for row in judged]
+    kept = sum(row["trust_region/improvement_kept"] for row in judged) / sum(weights)
+    promised = sum(row["trust_region/improvement_promised"] for row in judged) / sum(weights)
+    gains = told["improvement per √nat, in standard deviations of the advantage"]
+    assert gains[:2] == pytest.approx([promised, kept], abs=6e-4)
+
+
+def test_the_command_of_the_card_makes_the_same_run(run, capsys):
+    _, text = written(capsys, "run")
+    (line,) = re.findall(r"^trpo-train .*$", text, re.MULTILINE)
+    assert compose(*shlex.split(line)[1:]) == load_config(run / "config.yaml")
+    assert "hydra" not in line  # where it was written is nobody's business
+    assert str(run) not in text
+
+
+def test_versions_and_commit_are_those_of_the_run(run, capsys):
+    _, text = written(capsys, "run")
+    told = summary(run)
+    assert all(f"{name} {version}" in text for name, version in told["versions"].items())
+    assert told["git_commit"] is None or f"commit {told['git_commit']}" in text
+
+
+def test_a_run_that_was_killed_has_a_card_too(run, capsys):
+    (run / "summary.json").unlink()
+    told, text = written(capsys, "run", "-o", "card.md", file="card.md")
+    assert len(told["model-index"]) == len(scores(text)) == 1
+    assert "the run is unfinished" in text
+    assert "Versions" not in text
+
+
+def test_a_run_that_was_never_evaluated_claims_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train_tiny(tmp_path / "run", *WITHOUT, task="cartpole") == 0
+    capsys.readouterr()
+    told, text = written(capsys, "run")
+    assert "model-index" not in told
+    assert "It has not been evaluated." in text
+    _, text = written(capsys, "run", "--force", "--episodes", "1")
+    assert scores(text)[0][-1] == "–"
+
+
+def test_damage_is_told_and_the_rest_is_read(run, capsys):
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write("{damaged\n")
+    assert card(["run"]) == 0
+    assert "metrics.jsonl is damaged at line" in capsys.readouterr().err
+
+
+def test_what_makes_no_card_is_refused_in_one_line(run):
+    (run.parent / "empty").mkdir()
+    (run.parent / "mine.md").write_text("mine")
+    assert "there is no directory nowhere" in refusal(card, "nowhere")
+    assert "is not a run directory" in refusal(card, "empty")
+    assert "mine.md exists already; --force" in refusal(card, "run", "-o", "mine.md")
+    assert "--stochastic needs --episodes" in refusal(card, "run", "--stochastic")
+    assert "--episodes must be at least 1" in refusal(card, "run", "--episodes", "0")
+    (run / "metrics.jsonl").write_text("")
+    assert "has no iteration yet" in refusal(card, "run")
+    assert (run.parent / "mine.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("package", ["jinja2", "scipy"])
+def test_a_missing_package_is_named_with_its_extra(package, run, monkeypatch):
+    for name in [name for name in sys.modules if re.match(r"trpo\.record\.(card|report|promises|intervals)", name)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert f"trpo-card needs {package}: pip install 'trpo[report]'" in refusal(card, "run")
+
+
+def test_an_environment_that_is_gone_can_still_have_a_card(run, capsys):
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("CartPole-v1", "gone:There/Was-v0"))
+    told, _ = written(capsys, "run")
+    assert told["model-index"][0]["results"][0]["dataset"] == {"name": "There/Was-v0", "type": "There-Was-v0"}
+    assert "no module gone" in refusal(card, "run", "--force", "--episodes", "1")

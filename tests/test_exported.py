@@ -119,7 +119,7 @@ def of_case(name):
     agent = trained_agent(observed, answered, *settings)
     raw = batch_of(sampled(observed, answered, WHOLE)[1], observed)
     logits = agent.agent.policy(agent.agent.normalize(agent.interface.encode(raw)))
-    return agent, raw, agent.act(raw), clear(agent.interface.distribution, logits.numpy())
+    return agent, raw, agent.act(raw), clear(agent.interface.distribution, logits.detach().numpy())
 
 
 def clear(distribution, logits):
@@ -149,7 +149,7 @@ def runner(file):
         session = onnxruntime.InferenceSession(file)
         return lambda inputs: session.run(["action"], inputs)[0]
     module = torch.export.load(file).module()
-    return lambda inputs: module({name: torch.from_numpy(rows) for name, rows in inputs.items()}).numpy()
+    return lambda inputs: module({name: torch.from_numpy(rows) for name, rows in inputs.items()}).detach().numpy()
 
 
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec:FutureWarning")  # torch's own, where a .pt2 is loaded
@@ -236,19 +236,19 @@ def test_a_text_cannot_be_exported(tmp_path):
 def test_a_discrete_action_that_is_another_is_no_rounding_however_far_they_count():
     agent = trained_agent(NUMBERS, spaces.Discrete(3, start=10**6))
     module = ExportedPolicy(agent)
-    assert difference(agent, module.encoder, lambda inputs: module(inputs).numpy()) == 0
+    assert difference(agent, module.encoder, lambda inputs: module(inputs).detach().numpy()) == 0
     with pytest.raises(UserError, match="differ by 1,"):
-        difference(agent, module.encoder, lambda inputs: module(inputs).numpy() + 1)
+        difference(agent, module.encoder, lambda inputs: module(inputs).detach().numpy() + 1)
     with pytest.raises(UserError, match="the file gives int32"):
-        difference(agent, module.encoder, lambda inputs: module(inputs).numpy().astype(np.int32))
+        difference(agent, module.encoder, lambda inputs: module(inputs).detach().numpy().astype(np.int32))
 
 
 def test_a_continuous_action_may_differ_by_rounding_of_its_own_size():
     agent = trained_agent(NUMBERS, spaces.Box(-1e4, 1e4, (2,)))
     module = ExportedPolicy(agent)
-    assert difference(agent, module.encoder, lambda inputs: module(inputs).numpy() + np.float32(0.01)) > 0.009
+    assert difference(agent, module.encoder, lambda inputs: module(inputs).detach().numpy() + np.float32(0.01)) > 0.009
     with pytest.raises(UserError, match="more than rounding"):
-        difference(agent, module.encoder, lambda inputs: module(inputs).numpy() + np.float32(1))
+        difference(agent, module.encoder, lambda inputs: module(inputs).detach().numpy() + np.float32(1))
 
 
 def test_an_action_that_is_no_number_is_told_from_one():

@@ -4,7 +4,7 @@ import copy
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trpo.config import UserError, first_line
 from trpo.models.distributions import Bernoulli, Categorical, Distribution
 from trpo.models.encoders import chosen
-from trpo.models.normalizer import LeafNormalizers, Normalizer, rows_of
+from trpo.models.normalizer import LeafNormalizers, Normalizer, ObservationNormalizer, rows_of
 from trpo.models.observations import ALONE, MASK, Leaf
 from trpo.record import exports
 from trpo.record.files import check_target, write_atomically
@@ -26,6 +26,9 @@ CHECKED = 1_000  # random observations
 TOLERANCE = 1e-5  # of actions, and of logits: two that are nearer are one to rounding
 
 
+Module = TypeVar("Module", bound=nn.Module)
+
+
 class ExportedPolicy(nn.Module):
     """The mode of a trained policy: encoding, normaliser, network and decoding in one.
 
@@ -35,13 +38,17 @@ class ExportedPolicy(nn.Module):
 
     def __init__(self, agent: TrainedAgent) -> None:
         super().__init__()
+        if agent.agent.memory is not None:
+            raise UserError(
+                "an agent with memory cannot be exported yet: what it remembers would have to go in and out"
+            )
         interface = agent.interface
         self.alone = isinstance(interface.observations, Leaf)
         seen = [*chosen(interface.observations, agent.config.policy.observations)]
         self.encoder = InputEncoder(interface, [*seen, MASK] if interface.masked else seen)
         rescaled = {name: part for name, part in rescalers(agent.agent.normalizer).items() if name in seen}
         self.names, self.parts = tuple(rescaled), nn.ModuleList(rescaled.values())
-        self.policy = copy.deepcopy(agent.agent.policy)
+        self.policy = without_moments(copy.deepcopy(agent.agent.policy))
         self.decoder = interface.decoder
         self.eval()
 
@@ -61,10 +68,15 @@ def rescalers(normalizer: Normalizer | None) -> dict[str, nn.Module]:
     parts: dict[str, nn.Module] = {ALONE: whole}
     if isinstance(whole, LeafNormalizers):
         parts = dict(zip(whole.names, whole.parts, strict=True))
-    for part in parts.values():
-        if hasattr(part, "moments"):
+    return {name: without_moments(part) for name, part in parts.items()}
+
+
+def without_moments(module: Module) -> Module:
+    """Return a module without the statistics in float64 of its normalisers, which it acts without."""
+    for part in list(module.modules()):
+        if isinstance(part, ObservationNormalizer):
             del part.moments
-    return parts
+    return module
 
 
 class Export(NamedTuple):

@@ -11,7 +11,7 @@ from trpo.models.distributions import DiagonalGaussian, Distribution
 from trpo.models.encoders import Encoder, as_asked, make_encoder
 from trpo.models.memory import Memory
 from trpo.models.networks import Actor, Critic, GaussianPolicy, LogitPolicy, Policy
-from trpo.models.normalizer import Normalizer, ObservationNormalizer, RewardScale, make_normalizer
+from trpo.models.normalizer import LeafNormalizers, Normalizer, ObservationNormalizer, RewardScale, make_normalizer
 from trpo.models.observations import CRITIC_STATE, POLICY_STATE, Kind, Observations, Spec, named
 from trpo.models.own import make_own_critic, make_own_policy
 from trpo.models.recall import NOTHING, NoRecall, Recall, Remembered, remembered
@@ -100,13 +100,18 @@ def make_agent(config: Config, observations: Spec, distribution: Distribution) -
     """
     generator = seeds.generator(config.seed, seeds.Role.NETWORKS)
     observations, memory = with_carried(observations, config, distribution)
-    return Agent(
+    agent = Agent(
         critic=make_critic(config.critic, observations, generator),
         policy=make_policy(config.policy, observations, distribution, generator),
         normalizer=make_normalizer(observations) if config.normalize.observations else None,
         reward_scale=RewardScale() if config.normalize.rewards else None,
         memory=memory,
     )
+    if isinstance(agent.normalizer, LeafNormalizers):
+        for module in agent.modules():
+            if isinstance(module, Encoder):
+                module.rescale(agent.normalizer.shared())
+    return agent
 
 
 def with_carried(observations: Spec, config: Config, distribution: Distribution) -> tuple[Spec, Remembered | None]:

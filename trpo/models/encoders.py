@@ -5,12 +5,14 @@ norm), nothing is pooled, and nothing is padded: the double backward of a padded
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from trpo.config import Config, UserError
 from trpo.models.mlp import HIDDEN_GAIN
+from trpo.models.normalizer import ObservationNormalizer
 from trpo.models.observations import (
     ALONE,
     PREVIOUS_ACTION,
@@ -37,7 +39,7 @@ class Convolutions(nn.Module):
     """Convolutions with ReLU over pictures or grids, flattened.
 
     Args:
-        leaf: what they see; of pictures, a byte is divided by 255.
+        leaf: what they see; of pictures without statistics, a byte is divided by 255.
         generator: draws orthogonal weights; biases are zero.
     """
 
@@ -45,6 +47,7 @@ class Convolutions(nn.Module):
         super().__init__()
         self.shape = leaf.shape
         self.scale = 1 / 255 if leaf.kind is Kind.IMAGE else 1.0
+        self.normalizer: ObservationNormalizer | None = None
         channels = leaf.size // math.prod(sides(leaf.shape))
         layers: list[nn.Module] = []
         for width, kernel, stride in layers_for(leaf.kind, min(sides(leaf.shape))):
@@ -57,8 +60,9 @@ class Convolutions(nn.Module):
 
     def forward(self, leaf: Tensor) -> Tensor:
         """Return features (N, F) of a leaf (N, …)."""
-        pixels = planes(leaf.view(-1, *self.shape)).to(self.network[0].weight.dtype)  # type: ignore[arg-type]
-        return self.network(pixels * self.scale)  # type: ignore[no-any-return]
+        numbers = leaf.flatten(1).to(self.network[0].weight.dtype)  # type: ignore[arg-type]
+        numbers = numbers * self.scale if self.normalizer is None else self.normalizer(numbers)
+        return self.network(planes(numbers.view(-1, *self.shape)))  # type: ignore[no-any-return]
 
 
 def layers_for(kind: Kind, side: int) -> tuple[Layer, ...]:
@@ -103,6 +107,12 @@ class Encoder(nn.Module):
         blank = [torch.zeros(1, *leaf.kept) for leaf in spec.values()]
         with torch.no_grad():
             self.size = sum(part(leaf).shape[1] for part, leaf in zip(self.parts, blank, strict=True))  # F
+
+    def rescale(self, normalizers: Mapping[str, ObservationNormalizer]) -> None:
+        """Share the normalisers of pictures, by name, with whoever else sees them."""
+        for name, part in zip(self.names, self.parts, strict=True):
+            if isinstance(part, Convolutions):
+                part.normalizer = normalizers.get(name)
 
     def forward(self, observations: Observations) -> Tensor:
         """Return features (N, F)."""

@@ -110,6 +110,7 @@ class OneHotScale(nn.Module):
         return []
 
 
+MOST_PICTURES = 256  # that the statistics take in of a rollout: neighbours hardly differ, and float64 takes eight bytes
 RESCALED: dict[Kind, type[ObservationNormalizer | OneHotScale]] = {
     Kind.VECTOR: ObservationNormalizer,
     Kind.ONE_HOT: OneHotScale,
@@ -117,7 +118,11 @@ RESCALED: dict[Kind, type[ObservationNormalizer | OneHotScale]] = {
 
 
 class LeafNormalizers(nn.Module):
-    """One normaliser for each part of an observation that is rescaled; pictures, grids and masks stay as they are.
+    """One normaliser for each part of an observation that is rescaled; grids and masks stay as they are.
+
+    A picture stays the bytes that it is until an encoder sees it, with whom its normaliser is shared: as numbers a batch
+    of them would take four times as much memory. Each pixel has statistics of its own: what never changes becomes zero,
+    and what seldom does, a ball of one pixel, stands out.
 
     Args:
         spec: the leaves, kinds as they are to be taken.
@@ -126,8 +131,10 @@ class LeafNormalizers(nn.Module):
     def __init__(self, spec: Mapping[str, Leaf]) -> None:
         super().__init__()
         rescaled = {name: leaf for name, leaf in spec.items() if leaf.kind in RESCALED}
-        self.names = tuple(rescaled)
+        pictures = {name: leaf for name, leaf in spec.items() if leaf.kind is Kind.IMAGE}
+        self.names, self.pictures = tuple(rescaled), tuple(pictures)
         self.parts = nn.ModuleList(RESCALED[leaf.kind](leaf.size) for leaf in rescaled.values())
+        self.of_pictures = nn.ModuleList(ObservationNormalizer(leaf.size) for leaf in pictures.values())
 
     def forward(self, observations: Observations) -> Observations:
         """Return the observations with its leaves (N, n) rescaled."""
@@ -147,7 +154,17 @@ class LeafNormalizers(nn.Module):
         """Return the normalisers that have statistics, each with the raw rows (N, n) of its leaf."""
         leaves = leaves_of(observations)
         parts = zip(self.names, self.parts, strict=True)
-        return [(part, rows_of(leaves[name])) for name, part in parts if isinstance(part, ObservationNormalizer)]
+        found = [(part, rows_of(leaves[name])) for name, part in parts if isinstance(part, ObservationNormalizer)]
+        return found + [(part, rows_of(some(leaves[name]))) for name, part in self.shared().items()]
+
+    def shared(self) -> dict[str, ObservationNormalizer]:
+        """Return the normalisers of pictures by name, for the encoders that see them."""
+        return {name: part for name, part in zip(self.pictures, self.of_pictures, strict=True)}  # type: ignore[misc]
+
+
+def some(leaf: Tensor) -> Tensor:
+    """Return at most `MOST_PICTURES` evenly spaced rows of a leaf (N, …)."""
+    return leaf[:: max(1, math.ceil(len(leaf) / MOST_PICTURES))]
 
 
 def rows_of(leaf: Tensor) -> Tensor:

@@ -75,6 +75,9 @@ CASES = {
 }
 
 
+SLOW = ("numbers to Box as they are", "one-hot to Discrete", "frames to Discrete")  # much like others
+
+
 def trained_agent(observed, answered, *overrides):
     """An agent with weights and statistics that matter, as after much training."""
     config = compose("env.id=Any-v0", "policy.hidden_sizes=[16]", *overrides)
@@ -154,7 +157,7 @@ def runner(file):
 
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec:FutureWarning")  # torch's own, where a .pt2 is loaded
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])
 def test_a_file_answers_as_its_agent_does(name, suffix, exported):
     _, raw, expected, told_apart = of_case(name)
     *_, names = CASES[name]

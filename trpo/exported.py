@@ -50,7 +50,7 @@ class ExportedPolicy(nn.Module):
         self.names, self.parts = tuple(rescaled), nn.ModuleList(rescaled.values())
         self.policy = without_moments(copy.deepcopy(agent.agent.policy))
         self.decoder = interface.decoder
-        self.eval()
+        self.requires_grad_(False).eval()
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return the environment's actions (B, …) for named raw observations (B, …)."""

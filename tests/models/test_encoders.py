@@ -13,6 +13,7 @@ from trpo.models.encoders import NATURE, OF_GRIDS, SMALL, Encoder, as_asked, lay
 from trpo.models.footprint import step_bytes
 from trpo.models.mlp import unwrapped
 from trpo.models.observations import ALONE, MASK, Kind, Leaf, blank, tree
+from trpo.update.statistics import take_in
 
 PICTURE, GRID = Leaf(Kind.IMAGE, (40, 44, 3), 1, flat=False), Leaf(Kind.GRID, (5, 6, 2), 1, flat=False)
 PARTS = {"picture": PICTURE, "speed": Leaf(Kind.VECTOR, (2,)), "where": Leaf(Kind.ONE_HOT, (4,)), "grid": GRID}
@@ -111,8 +112,39 @@ def test_one_picture_is_an_observation_too():
     seen = bytes_like(PICTURE)
     assert torch.equal(agent.normalize(seen), seen)
     parameters = dict(agent.policy.encoder.named_parameters())
+    ((part, rows),) = agent.normalizer.learning(seen)
+    assert (rows.shape, rows.dtype) == ((3, PICTURE.size), torch.float32)
+    assert agent.has_statistics
+    part.shift.fill_(100.0)  # of every pixel, before the planes are told apart
+    part.scale.fill_(0.02)
+    features = convolved(parameters, "parts.0.network", (seen.permute(0, 3, 1, 2) - 100) / 50, SMALL)
+    torch.testing.assert_close(agent.policy(seen), agent.policy.network(features))
+    assert agent.critic.encoder.parts[0].normalizer is part
+
+
+def test_a_picture_without_statistics_is_divided_by_255():
+    settings = NormalizeConfig(observations=False)
+    agent, seen = (
+        make_agent(Config(env=EnvConfig(id="x"), normalize=settings), PICTURE, Categorical((3,))),
+        bytes_like(PICTURE),
+    )
+    parameters = dict(agent.policy.encoder.named_parameters())
     features = convolved(parameters, "parts.0.network", seen.permute(0, 3, 1, 2) / 255, SMALL)
     torch.testing.assert_close(agent.policy(seen), agent.policy.network(features))
+
+
+def test_the_statistics_of_pictures_are_those_of_a_few_of_them_pixel_by_pixel():
+    agent = make_agent(Config(env=EnvConfig(id="x")), PICTURE, Categorical((3,)))
+    seen = torch.randint(0, 256, (1_000, *PICTURE.shape), dtype=torch.uint8, generator=generator())
+    seen[:, 0] = 7
+    take_in(agent.normalizer, seen)
+    (part,) = agent.normalizer.of_pictures
+    some = seen[::4].flatten(1).double()
+    torch.testing.assert_close(part.shift, some.mean(0).float())
+    varied = some.std(0) > 0
+    torch.testing.assert_close(part.scale[varied], (1 / some.std(0, correction=0))[varied].float())
+    assert (part.scale[~varied] == 1).all()
+    assert part.moments.count == 250
 
 
 def test_a_picture_can_be_flattened_and_then_has_statistics():

@@ -120,9 +120,9 @@ RESCALED: dict[Kind, type[ObservationNormalizer | OneHotScale]] = {
 class LeafNormalizers(nn.Module):
     """One normaliser for each part of an observation that is rescaled; grids and masks stay as they are.
 
-    A picture stays the bytes that it is until an encoder sees it, with whom its normaliser is shared: as numbers a batch
-    of them would take four times as much memory. Each pixel has statistics of its own: what never changes becomes zero,
-    and what seldom does, a ball of one pixel, stands out.
+    A picture stays the bytes that it is until an encoder sees it, with whom its normaliser is shared: as numbers a
+    batch of them would take four times as much memory. Each pixel has statistics of its own: what never changes becomes
+    zero, and what seldom does, a ball of one pixel, stands out.
 
     Args:
         spec: the leaves, kinds as they are to be taken.

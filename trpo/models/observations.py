@@ -144,4 +144,5 @@ def plain(observations: Observations) -> Any:
 
 def from_plain(saved: Any) -> Observations:
     """Return what `plain` was given."""
-    return tree(saved["leaves"], tuple(saved["rows"])) if isinstance(saved, dict) else saved
+    is_saved_tree = isinstance(saved, dict) and saved.keys() == {"rows", "leaves"}
+    return tree(saved["leaves"], tuple(saved["rows"])) if is_saved_tree else saved

@@ -117,7 +117,7 @@ def test_one_picture_is_an_observation_too():
     assert agent.has_statistics
     part.shift.fill_(100.0)  # of every pixel, before the planes are told apart
     part.scale.fill_(0.02)
-    features = convolved(parameters, "parts.0.network", (seen.permute(0, 3, 1, 2) - 100) / 50, SMALL)
+    features = convolved(parameters, "parts.0.network", (seen.permute(0, 3, 1, 2).float() - 100) / 50, SMALL)
     torch.testing.assert_close(agent.policy(seen), agent.policy.network(features))
     assert agent.critic.encoder.parts[0].normalizer is part
 

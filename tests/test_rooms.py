@@ -37,8 +37,9 @@ ALLOWED = {
     "console": (("models", "numerics", "system", "trainer"), ()),
     "run": (("config", "console", "record", "system", "trainer", "update", "writer"), ()),
     "trained": (("config", "keys", "models", "record", "sampling", "trainer"), ("torch",)),
+    "search": (("config", "record", "run", "system", "trainer"), ("numpy", "optuna")),
     "commands": (
-        ("config", "fields", "keys", "models", "record", "run", "sampling", "system", "trainer"),
+        ("config", "fields", "keys", "models", "record", "run", "sampling", "search", "system", "trainer"),
         ("hydra", "numpy", "omegaconf"),
     ),
     "__main__": (("commands",), ()),

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from trpo.commands.checks import check_can_start
 from trpo.commands.compose import CONFIGS, compose_jobs, load_config, one_line, register_schema, to_config
 from trpo.commands.exit_codes import refuse
 from trpo.commands.resume import AUTO, Composed, Plan, plan_job
@@ -27,10 +28,7 @@ from trpo.config import UserError, first_line
 from trpo.record import checkpoint, run_directory
 from trpo.run import train
 from trpo.sampling.interface import Interface
-from trpo.sampling.making import check_environment
 from trpo.system import ranks
-from trpo.system.device import resolve_device
-from trpo.trainer import action_values_for, agent_for
 
 SHOW_ONLY = ("cfg", "info", "hydra_help", "shell_completion")  # flags with which nothing is trained
 
@@ -140,11 +138,7 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
         if plan.finished:
             continue
         check_ranks(plan, directory)
-        resolve_device(plan.config)
-        if (environment := repr(plan.config.env)) not in interfaces:
-            interfaces[environment] = check_environment(plan.config.env)
-        agent_for(plan.config, interfaces[environment])  # refuses what does not go with observations or actions
-        action_values_for(plan.config, interfaces[environment])  # so does this
+        check_can_start(plan.config, interfaces)
         check_directory = run_directory.check_can_be_made if plan.resume else run_directory.check_free
         check_directory(directory)
     return plans

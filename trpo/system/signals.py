@@ -6,7 +6,10 @@ from types import FrameType, TracebackType
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is remembered; the second SIGINT interrupts at once."""
+    """While entered, the first SIGINT or SIGTERM is remembered; the second SIGINT interrupts at once.
+
+    Of two that are entered one in the other, both remember it.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -28,6 +31,9 @@ class StopRequest:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        outer = getattr(self.previous.get(self.received), "__self__", None)
+        if isinstance(outer, StopRequest):
+            outer.received = self.received
 
     @property
     def requested(self) -> bool:

@@ -68,7 +68,13 @@ def dimension_of(override: Override) -> Dimension:
     texts = tuple(dict.fromkeys(override.sweep_string_iterator()))
     if len(texts) < 2:
         raise UserError(f"{override.input_line}: one choice is none")
-    return Choices(override.get_key_element(), texts)
+    return Choices(typed_key(override), texts)
+
+
+def typed_key(override: Override) -> str:
+    """Return the key; one that is added may also be set by a fixed override."""
+    key = override.get_key_element()
+    return f"++{key.lstrip('+')}" if key.startswith("+") else key
 
 
 def interval(override: Override, sweep: IntervalSweep) -> Numbers:
@@ -82,18 +88,12 @@ def interval(override: Override, sweep: IntervalSweep) -> Numbers:
 
 def steps(override: Override, sweep: RangeSweep) -> Numbers:
     """Return the numbers of a `range`, whose end is not one of them."""
-    step = sweep.step
-    values = sorted(sweep.range()) if step else []
+    values = sorted(sweep.range()) if sweep.step else []
     if len(values) < 2:
         raise UserError(f"{override.input_line} holds fewer than two numbers")
     whole = all(isinstance(value, int) for value in values)
-    if "log" in sweep.tags:
-        if not whole or abs(step) != 1:
-            raise UserError(f"{override.input_line}: a range with steps cannot be logarithmic, an interval can")
-        step = 1
-    evenly = None if whole and abs(step) == 1 else abs(step)
     low, high = values[0], rounded(values[-1])
-    return checked(override, low, high, whole=whole, log="log" in sweep.tags, step=evenly)
+    return checked(override, low, high, whole=whole, log="log" in sweep.tags, step=abs(sweep.step))
 
 
 def checked(
@@ -113,8 +113,12 @@ def checked(
         whole = True
     elif field is not None:
         whole = False
+    if whole and step == 1:
+        step = None
+    if log and step is not None:
+        raise UserError(f"{override.input_line}: a range with steps cannot be logarithmic, an interval can")
     kind = int if whole else float
-    return Numbers(override.get_key_element(), kind(low), kind(high), None if step is None else kind(step), log)
+    return Numbers(typed_key(override), kind(low), kind(high), None if step is None else kind(step), log)
 
 
 def corners(fixed: list[str], space: Sequence[Dimension], config_dir: str | None) -> list[DictConfig]:

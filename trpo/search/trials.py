@@ -75,17 +75,20 @@ class TrialRuns:
             raise TrialPruned
 
     def watch(self, row: Mapping[str, float | str], trainer: Trainer) -> str | None:
-        """Report an evaluation, and return why the run should end, if it should."""
-        if self.stop.received is not None:  # while the run was being made
+        """Return why a run should end after an iteration, if it should."""
+        if SCORE in row:
+            self.report(float(row[SCORE]), trainer)
+        if self.stop.received is not None:  # maybe while the run was being made
             return self.stop.received.name
-        if SCORE not in row:
-            return None
+        return run_directory.PRUNED if self.pruned else None
+
+    def report(self, figure: float, trainer: Trainer) -> None:
+        """Tell the study of an evaluation, and ask whether to go on."""
         before = {steps: figure for steps, figure in self.evaluations[-1].items() if steps < trainer.env_steps}
-        self.evaluations[-1] = {**before, trainer.env_steps: float(row[SCORE])}  # made again, after a checkpoint
+        self.evaluations[-1] = {**before, trainer.env_steps: figure}  # made again, after a checkpoint
         self.trial.report(score(self.evaluations), sum(map(len, self.evaluations)))
         last = trainer.finished and len(self.evaluations) == self.search.seeds
         self.pruned = not last and self.trial.should_prune()
-        return run_directory.PRUNED if self.pruned else None
 
 
 def score(evaluations: list[Evaluations]) -> float:

@@ -92,8 +92,10 @@ def end_of(study: Study, trial: Trial, runs: TrialRuns) -> None:
         study.tell(trial, runs.value())
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt) as stopped:
         try_again(study, as_recorded(study, trial), deaths=trial.user_attrs.get(DEATHS, 0))
+        if isinstance(stopped, KeyboardInterrupt):  # the second Ctrl-C
+            raise
     except UpdateFinishedTrialError:
         print(f"trial {trial.number} was ended by another process: are two hosts called the same?", file=sys.stderr)
     except Exception as error:

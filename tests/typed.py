@@ -17,6 +17,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 from trpo.commands.evaluate import evaluation_parser
 from trpo.commands.launch import checked_plans, parse
 from trpo.commands.report import report
+from trpo.commands.search import checked_search, search_parser
 from trpo.commands.train import train
 from trpo.record.run_directory import check_is_run
 
@@ -51,6 +52,10 @@ def check_train(arguments):
 
 def check_evaluate(arguments):
     check_is_run(evaluation_parser().parse_args(arguments).run_directory)
+
+
+def check_search(arguments):
+    assert checked_search(search_parser().parse_intermixed_args(arguments)) is not None
 
 
 def check_report(arguments):
@@ -109,6 +114,7 @@ def check_source(arguments):
 CHECKS = {
     "trpo-train": check_train,
     "trpo-evaluate": check_evaluate,
+    "trpo-search": check_search,
     "trpo-report": check_report,
     "make": check_make,
     "python": check_python,

@@ -6,6 +6,7 @@ Read a training iteration top-down: `trainer` → `update.trust_region` → `upd
     config, keys    every key, default and range; keys as they are typed; fields: what a key is
     trained         a trained agent away from where it was trained: load, act
     commands/       what a person types: one file a command; arguments to checked jobs (Hydra lives only here)
+    search/         trials of settings, one study for many processes (Optuna lives only here)
     run, writer     one run: when to log, evaluate, save and stop; what it writes
     trainer         one iteration: collect → batch → policy step → critic fit → statistics
     batch           what flows between the rooms

@@ -14,6 +14,8 @@ from tiny_runs import TINY, compose, environment_variables, fingerprints, refusa
 
 from trpo.commands.compose import compose_jobs, load_config, to_config
 from trpo.commands.search import checked_search, search, search_parser
+from trpo.commands.train import train
+from trpo.record.runs import read_run
 from trpo.search.found import importances, ranking
 from trpo.search.study import CONTINUES, WORKER, make_study, opened, running, take
 from trpo.trainer import Trainer
@@ -126,6 +128,20 @@ def test_a_hopeless_trial_is_given_up_in_its_first_half(elsewhere):
     assert summary(hopeless / "seed0")["env_steps"] <= 64 < 192
     assert [row.number for row in ranking(study)] == [6, 4, 3, 1, 2, 0, 5]
     assert importances(study) == {"env.kwargs.pay": 1.0}
+
+
+def test_a_run_that_was_given_up_has_ended_for_a_resume_and_for_a_report(elsewhere):
+    words = (*PAID, "+env.kwargs.pay=0.5", PAY)
+    study = make_study(asked(*words))
+    for pay in (0.6, 0.55, 0.65, 0.7, 0.3):
+        study.enqueue_trial({"env.kwargs.pay": pay})
+    assert search(line(*words, trials=6)) == 0
+    run = elsewhere / "s/x/trial_0005/seed0"
+    before = rows(run)
+    assert read_run(run).status == "pruned"
+    overrides = yaml.safe_load((run / "overrides.yaml").read_text())[:-3]  # without what was tried, which it has
+    assert train([*overrides, f"hydra.run.dir={run}", "run.resume=auto"]) == 0
+    assert rows(run) == before
 
 
 def test_nothing_is_given_up_without_a_pruner(elsewhere):
@@ -267,7 +283,7 @@ def test_more_trials_are_added_by_the_same_line_and_an_ended_search_only_shows_i
 
 
 def test_what_is_tried_does_not_depend_on_where_a_search_was_stopped(elsewhere):
-    words = (*PAID, "+env.kwargs.pay=0.5", PAY, "critic.epochs=tag(log,interval(1,9))")
+    words = (*PAID, "+env.kwargs.pay=0.5", PAY, "critic.epochs=tag(log,interval(3,9))")  # it is 2
     assert search(line(*words, trials=13)) == 0  # ten of them random
     for trials in (1, 4, 13):
         assert search(line(*words, trials=trials, storage="t/x.log")) == 0

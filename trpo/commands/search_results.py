@@ -11,7 +11,6 @@ from trpo.search.space import Numbers
 from trpo.search.study import Search, alone, make_study, running
 from trpo.search.trials import Compose, lines_of
 
-SET_BY_SEARCH = (("seed",), ("env", "pin"), ("record", "progress"))
 COMPLETE = "complete"
 
 
@@ -35,13 +34,11 @@ def conclude(search: Search, compose: Compose) -> int:
 def write_best(best: Found, search: Search, compose: Compose) -> None:
     """Write what the best trial changed as a task, the fixed overrides among it."""
     config = compose([*search.fixed, *lines_of(best.values, search)])
-    changes = differing(config, Config())
-    for *section, key in SET_BY_SEARCH:
-        place = changes.get(section[0], {}) if section else changes
-        place.pop(key, None)
     file = search.directory / "task" / "best.yaml"
     tried = f"the best of {search.trials} trials" if search.trials > 1 else "the only trial"
-    write_task(file, changes, f"Trial {best.number} of {search.storage.name}, {tried}: {best.value:.2f}.")
+    write_task(
+        file, differing(config, Config()), f"Trial {best.number} of {search.storage.name}, {tried}: {best.value:.2f}."
+    )
     print(f"best: trial {best.number}, {best.value:.2f}; trpo-train --config-dir {search.directory} task=best")
 
 

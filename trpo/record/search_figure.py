@@ -48,7 +48,7 @@ def draw_history(panel: Axes, points: Sequence[Point]) -> None:
     complete = sorted((point for point in points if point.state == "complete"), key=lambda point: point.number)
     best = np.maximum.accumulate(np.array([point.value for point in complete]))
     panel.step([point.number for point in complete], best, where="post", color="tab:orange", label="best so far")
-    panel.set(xlabel="trial", ylabel="value: mean return of the last evaluations")
+    panel.set(xlabel="trial", ylabel="value of the trial")
     panel.grid(alpha=0.3)
 
 

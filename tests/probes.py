@@ -46,6 +46,16 @@ class Constant(OneStep):
         return 1.0
 
 
+class Paid(OneStep):
+    """V = pay whatever one does."""
+
+    def __init__(self, pay=0.5):
+        self.pay = pay
+
+    def reward(self, action):
+        return self.pay
+
+
 class Observed(OneStep):
     """V(s) = s whatever one does."""
 
@@ -239,7 +249,7 @@ def same_step_counting(num_envs):
     return SyncVectorEnv([Counting] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
-for probe in (Constant, Observed, Drawn, Chosen, Matched, Aimed, Delayed, Endless, Counting, Broken, Spaces):
+for probe in (Constant, Paid, Observed, Drawn, Chosen, Matched, Aimed, Delayed, Endless, Counting, Broken, Spaces):
     gymnasium.register(f"{probe.__name__}-v0", entry_point=probe, vector_entry_point=next_step(probe))
 gymnasium.register("SameStepCounting-v0", entry_point=Counting, vector_entry_point=same_step_counting)
 

@@ -16,6 +16,7 @@ from typed import CHECKS, check_command
 
 import trpo
 from trpo.batch import info_figures
+from trpo.commands.search import search
 from trpo.commands.train import train
 from trpo.config import Config
 from trpo.keys import check_key
@@ -61,8 +62,8 @@ def test_a_command_in_a_sentence_is_understood(line, run):
 def test_what_a_console_shows_is_what_is_printed(block):
     line, *printed = block.splitlines()
     prompt, program, *arguments = shlex.split(line)
-    assert (prompt, program) == ("$", "trpo-train")
-    assert [refusal(train, *arguments)] == printed
+    assert prompt == "$"
+    assert [refusal({"trpo-train": train, "trpo-search": search}[program], *arguments)] == printed
 
 
 @pages

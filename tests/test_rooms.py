@@ -38,23 +38,11 @@ ALLOWED = {
     "console": (("models", "numerics", "system", "trainer"), ()),
     "run": (("config", "console", "record", "sampling", "system", "trainer", "update", "writer"), ()),
     "trained": (("config", "keys", "models", "record", "sampling", "trainer"), ("torch",)),
+    "search": (("config", "record", "run", "system", "trainer"), ("numpy", "optuna")),
     "exported": (("config", "models", "record", "sampling", "trained"), ("numpy", "torch")),
     "commands": (
-        (
-            *(
-                "config",
-                "console",
-                "exported",
-                "fields",
-                "keys",
-                "models",
-                "record",
-                "run",
-                "sampling",
-                "system",
-                "trained",
-            ),
-            "trainer",
+        tuple(
+            "config console exported fields keys models record run sampling search system trained trainer".split()  # noqa: SIM905
         ),
         ("hydra", "numpy", "omegaconf"),
     ),

@@ -20,6 +20,7 @@ from trpo.commands.export import export_parser
 from trpo.commands.launch import composed, parse
 from trpo.commands.plans import check_jobs
 from trpo.commands.report import report
+from trpo.commands.search import checked_search, search_parser
 from trpo.commands.train import train
 from trpo.record.exports import FORMATS
 from trpo.record.run_directory import check_is_run
@@ -72,6 +73,10 @@ def check_hub(arguments):
     action, repository, directory = arguments
     assert (action, repository.count("/")) == ("upload", 1)
     check_is_run(Path(directory))
+
+
+def check_search(arguments):
+    assert checked_search(search_parser().parse_intermixed_args(arguments)) is not None
 
 
 def check_report(arguments):
@@ -136,6 +141,7 @@ def check_source(arguments):
 CHECKS = {
     "trpo-train": check_train,
     "trpo-evaluate": check_evaluate,
+    "trpo-search": check_search,
     "trpo-report": check_report,
     "trpo-export": check_export,
     "trpo-card": check_card,

@@ -9,6 +9,7 @@ Read a training iteration top-down: `trainer` → `update.trust_region` → `upd
     trained         a trained agent away from where it was trained: load, act
     exported        its policy as one file for who has no trpo
     commands/       what a person types: one file a command; arguments to checked jobs (Hydra lives only here)
+    search/         trials of settings, one study for many processes (Optuna lives only here)
     run, writer     one run: when to log, evaluate, save and stop; what it writes
     console         what the person at the terminal is told
     trainer         one iteration: collect → batch → policy step → critic fit → statistics

@@ -28,6 +28,19 @@ def flat(config: Config) -> dict[str, str | int | float | bool]:
     return values
 
 
+def differing(config: Section, default: Section) -> dict[str, Any]:
+    """Return the keys whose values differ from those of another configuration, nested as in a task file."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, other = getattr(config, field.name), getattr(default, field.name)
+        if isinstance(value, Section):
+            value = differing(value, other)
+            other = {}
+        if value != other:
+            changes[field.name] = list(value) if isinstance(value, tuple) else value
+    return changes
+
+
 def nested(values: Mapping[str, Any], section: type[Section] = Config) -> Any:
     """Return the configuration that `dataclasses.asdict` made a dictionary of; what it lacks takes its default.
 

@@ -7,19 +7,15 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from trpo.commands.checks import check_can_start
 from trpo.commands.compose import load_config, to_config
 from trpo.commands.resume import AUTO, Composed, Plan, plan_job
-from trpo.config import EnvConfig, UserError, first_line
+from trpo.config import UserError, first_line
 from trpo.console import console
-from trpo.models.agent import load_agent
 from trpo.record import checkpoint, run_directory
-from trpo.record.mirror import check_installed
 from trpo.sampling.interface import Interface
-from trpo.sampling.making import check_environment
 from trpo.sampling.remarks import remarks
 from trpo.system import ranks
-from trpo.system.device import resolve_device
-from trpo.trainer import action_values_for, agent_for
 
 
 def resumed_directory(overrides: list[str]) -> Path | None:
@@ -54,33 +50,14 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
         if plan.finished:
             continue
         check_ranks(plan, directory)
-        if plan.config.record.wandb:
-            check_installed()
-        resolve_device(plan.config)
-        if (environment := repr(plan.config.env)) not in interfaces:
-            interfaces[environment] = check_environments(plan.config.env)
-            known += remarks(plan.config.env)
-        agent = agent_for(plan.config, interfaces[environment])  # refuses what does not go with observations or actions
-        if plan.config.run.init_from and not plan.resume:
-            file, state = checkpoint.read(Path(plan.config.run.init_from))
-            load_agent(agent, state, f"{file} (run.init_from)")
-        action_values_for(plan.config, interfaces[environment])  # so does this
+        met = repr(plan.config.env) in interfaces
+        check_can_start(plan.config, interfaces, resume=plan.resume)
+        known += [] if met else remarks(plan.config.env)
         check_directory = run_directory.check_can_be_made if plan.resume else run_directory.check_free
         check_directory(directory)
     for remark in known:
         console.info(remark)
     return plans
-
-
-def check_environments(config: EnvConfig) -> Interface:
-    """Return the interface of the environments to train on. Raises `UserError` if the evaluation's have another one."""
-    interface = check_environment(config)
-    if config.evaluation_kwargs:
-        other = check_environment(config.evaluation)
-        for name in ("observation_space", "action_space"):
-            if (there := getattr(other, name)) != (here := getattr(interface, name)):
-                raise UserError(f"env.evaluation_kwargs: the {name} is {there} with them, and {here} without")
-    return interface
 
 
 def check_ranks(plan: Plan, directory: Path) -> None:

@@ -26,6 +26,7 @@ LOG = "train.log"
 CHECKPOINTS = "checkpoints"
 FINISHED = "finished"  # the exit reason of a run that came to its end
 STOPPED = "stopped"  # of one that learned enough before: run.stop_at_return, or who watched it, said so
+PRUNED = "pruned"  # of one that a search gave up: others learned more in as many steps
 PROFILES = "profiles"
 DUMPS = "dumps"
 

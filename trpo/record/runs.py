@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import yaml
 
 from trpo.config import UserError, first_line
-from trpo.record.run_directory import CONFIG, LOG, METRICS, PROFILES, SUMMARY
+from trpo.record.run_directory import (
+    CONFIG,
+    FINISHED,
+    LOG,
+    METRICS,
+    PROFILES,
+    PRUNED,
+    STOPPED,
+    SUMMARY,
+)
 
 TIME = re.compile(r"\d{4}-\d\d-\d\d ")  # how a line of train.log begins
 
@@ -24,7 +33,7 @@ class Run(NamedTuple):
     config: dict[str, Any]  # key as typed to value
     rows: Rows  # of metrics.jsonl, up to the first damage
     summary: dict[str, Any]  # empty unless the run ended in order
-    status: str  # finished, stopped by …, failed: …, unfinished
+    status: str  # finished, stopped, pruned, stopped by …, failed: …, unfinished
     warnings: list[str]
     profiles: list[dict[str, Any]]
 
@@ -107,7 +116,7 @@ def status_of(directory: Path, summary: dict[str, Any]) -> str:
     """Return how a run ended, or that it has not."""
     reason = summary.get("exit_reason")
     if reason is not None:
-        return reason if reason == "finished" else f"stopped by {reason}"
+        return reason if reason in (FINISHED, STOPPED, PRUNED) else f"stopped by {reason}"
     log = directory / LOG
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     _, failed, after = text.rpartition("the run failed")

@@ -11,6 +11,8 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # the last is how Sl
 class StopRequest:
     """While entered, these signals are remembered; the second SIGINT interrupts at once.
 
+    Of two that are entered one in the other, both remember it.
+
     `told` is called with the name of every one.
     """
 
@@ -37,6 +39,9 @@ class StopRequest:
         self.received = signal.Signals(number)
         if self.told:
             self.told(self.received.name)
+        outer = getattr(self.previous.get(self.received), "__self__", None)
+        if isinstance(outer, StopRequest):
+            outer.received = self.received
 
     @property
     def requested(self) -> bool:

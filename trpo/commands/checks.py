@@ -1,0 +1,43 @@
+"""Whether a run of a configuration can start here at all."""
+
+from pathlib import Path
+
+from trpo.config import Config, EnvConfig, UserError
+from trpo.models.agent import Agent, load_agent
+from trpo.record import checkpoint
+from trpo.record.mirror import check_installed
+from trpo.sampling.interface import Interface
+from trpo.sampling.making import check_environment
+from trpo.system.device import resolve_device
+from trpo.trainer import action_values_for, agent_for
+
+
+def check_can_start(config: Config, interfaces: dict[str, Interface], *, resume: bool = False) -> Agent:
+    """Return an agent as the run would make it.
+
+    Raises `UserError` for a device or a package that is not there, for an environment, spaces or networks that do not
+    go together, and for another run's agent that does not fit. `interfaces` remembers environments from one job to the
+    next.
+    """
+    if config.record.wandb:
+        check_installed()
+    resolve_device(config)
+    if (environment := repr(config.env)) not in interfaces:
+        interfaces[environment] = check_environments(config.env)
+    agent = agent_for(config, interfaces[environment])  # refuses what does not go with observations or actions
+    action_values_for(config, interfaces[environment])  # so does this
+    if config.run.init_from and not resume:
+        file, state = checkpoint.read(Path(config.run.init_from))
+        load_agent(agent, state, f"{file} (run.init_from)")
+    return agent
+
+
+def check_environments(config: EnvConfig) -> Interface:
+    """Return the interface of the environments to train on. Raises `UserError` if the evaluation's have another one."""
+    interface = check_environment(config)
+    if config.evaluation_kwargs:
+        other = check_environment(config.evaluation)
+        for name in ("observation_space", "action_space"):
+            if (there := getattr(other, name)) != (here := getattr(interface, name)):
+                raise UserError(f"env.evaluation_kwargs: the {name} is {there} with them, and {here} without")
+    return interface

@@ -114,4 +114,4 @@ def lines_of(values: Mapping[str, Value], search: Search) -> list[str]:
 
 def values_of(trial: Trial | FrozenTrial) -> dict[str, Value]:
     """Return what a trial tries: its parameters, those of trial 0 as they are configured."""
-    return {**trial.params, }
+    return {**trial.params, **trial.user_attrs.get(AS_CONFIGURED, {})}

@@ -14,7 +14,7 @@ from trpo.config import Config
 from trpo.record import run_directory
 from trpo.run import train
 from trpo.search.space import Value
-from trpo.search.study import Search, directory_of
+from trpo.search.study import AS_CONFIGURED, Search, directory_of
 from trpo.system.signals import StopRequest
 from trpo.trainer import Trainer
 
@@ -114,6 +114,4 @@ def lines_of(values: Mapping[str, Value], search: Search) -> list[str]:
 
 def values_of(trial: Trial | FrozenTrial) -> dict[str, Value]:
     """Return what a trial tries: its parameters, those of trial 0 as they are configured."""
-    return {
-        **trial.params,
-    }
+    return {**trial.params, **trial.user_attrs.get(AS_CONFIGURED, {})}

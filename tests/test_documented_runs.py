@@ -7,7 +7,9 @@ from pages import ROOT, blocks
 from tiny_runs import TINY, process, train_tiny
 from typed import words_of
 
+from trpo.commands.card import card
 from trpo.commands.evaluate import evaluate
+from trpo.commands.export import export
 from trpo.commands.report import report
 from trpo.commands.train import train
 
@@ -20,6 +22,8 @@ ONLY_CHECKED = {
     "torchrun": "tests/system/test_ranks_processes.py runs it",
     "trpo-evaluate RUN_DIR --render": "needs a screen",
     "trpo-train -m hydra/launcher=submitit_slurm": "needs Slurm",
+    "trpo-search": "tests/commands/test_search.py has shorter ones",
+    "hf": "uploads",
     "python scripts/symptoms.py": "minutes",
     "python scripts/benchmark": "an hour; tests/scripts has its parts",
     "python scripts/promise_and_fact.py": "a quarter of an hour",
@@ -71,7 +75,8 @@ def ran(words):
         return process(sys.executable, ROOT / arguments[0], *arguments[1:], cwd=".").returncode
     if program == "trpo-evaluate":
         return evaluate([*arguments, "--episodes", "1"])
-    return report(arguments) if program == "trpo-report" else train(shortened(arguments))
+    others = {"trpo-report": report, "trpo-export": export, "trpo-card": card}
+    return others[program](arguments) if program in others else train(shortened(arguments))
 
 
 @pytest.mark.slow
@@ -88,5 +93,5 @@ def test_every_exception_is_needed_and_most_commands_are_run():
         assert any(line.startswith(beginning) for line in lines), beginning
     assert len(RUN_HERE) > len(lines) / 2
     assert {line.values[0].split()[0] for line in RUN_HERE} == {
-        *("trpo-train", "trpo-evaluate", "trpo-report", "python")
+        *("trpo-train", "trpo-evaluate", "trpo-report", "trpo-export", "trpo-card", "python")
     }

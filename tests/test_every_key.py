@@ -34,6 +34,11 @@ LEARNED = {
     "env.restart_every": ["env.restart_every=30", CARTPOLE, "env.backend=vector"],
     "env.kwargs": ["+env.kwargs.g=1.0"],  # Pendulum's gravity
     "env.max_episode_steps": ["env.max_episode_steps=10"],
+    "policy.memory": ["policy.memory=gru"],
+    "policy.memory_size": ["policy.memory_size=5", "policy.memory=gru"],
+    "policy.memory_inputs": ["policy.memory_inputs=[reward]", "policy.memory=gru"],
+    "critic.memory": ["critic.memory=lstm"],
+    "critic.memory_size": ["critic.memory_size=5", "critic.memory=lstm"],
     "policy.network": ["policy.network=own_networks:Plain"],
     "policy.network_kwargs": ["+policy.network_kwargs.width=9", "policy.network=own_networks:Plain"],
     "critic.network": ["critic.network=own_networks:Value"],

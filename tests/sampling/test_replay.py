@@ -77,7 +77,11 @@ def follow(environments, actions):
 
 
 def same(one, other):
-    return all(np.array_equal(*pair, equal_nan=True) for rows in zip(one, other, strict=True) for pair in zip(*rows, strict=True))
+    return all(
+        np.array_equal(*pair, equal_nan=True)
+        for rows in zip(one, other, strict=True)
+        for pair in zip(*rows, strict=True)
+    )
 
 
 # An environment and a backend, with the size of an action of the policy.

@@ -129,7 +129,7 @@ def status_of(directory: Path, summary: dict[str, Any]) -> str:
 def flatten(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the leaves of a nested configuration under dotted keys."""
     for name, value in tree.items():
-        if isinstance(value, dict) and name != "kwargs":
+        if isinstance(value, dict) and not name.endswith("kwargs"):
             yield from flatten(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value

@@ -168,7 +168,7 @@ class Environments:
             truncated=truncated & valid,
             valid=valid,
             interrupted=np.zeros(self.num_envs, dtype=bool),
-            infos=told_by_all(info, self.infos.keys, self.num_envs),
+            infos=told_by_all(info if (terminated | truncated).any() else {}, self.infos.keys, self.num_envs),
         )
 
     def _reset(self, ended: np.ndarray) -> Observations:

@@ -30,7 +30,9 @@ def told_by_all(info: Mapping[str, Any], keys: tuple[str, ...], num_envs: int) -
     """
     figures = np.full((num_envs, len(keys)), np.nan)
     for column, key in enumerate(keys):
-        values = np.asarray(info.get(key, ()))
+        if key not in info:
+            continue
+        values = np.asarray(info[key])
         if values.shape == (num_envs,) and values.dtype.kind in "biuf":
             said = np.asarray(info.get(f"_{key}", True))
             figures[:, column] = np.where(said, values, np.nan)

@@ -156,7 +156,7 @@ def runner(file):
 
 
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec:FutureWarning")  # torch's own, where a .pt2 is loaded
-@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+@pytest.mark.parametrize("suffix", [".onnx", pytest.param(".pt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])
 def test_a_file_answers_as_its_agent_does(name, suffix, exported):
     _, raw, expected, told_apart = of_case(name)

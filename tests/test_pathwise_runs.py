@@ -87,7 +87,9 @@ def test_every_row_says_how_the_fit_went(tmp_path):
     assert rows(tmp_path / "run")[0]["action_values/trace_mean"] == pytest.approx(1.0)  # all of it is the policy's own
 
 
-@pytest.mark.parametrize("actions", ACTIONS)
+@pytest.mark.parametrize(
+    "actions", [pytest.param(kind, marks=pytest.mark.slow) if kind == "MultiDiscrete" else kind for kind in ACTIONS]
+)
 def test_it_works_with_every_kind_of_action(actions, tmp_path):
     run = tmp_path / "run"
     assert train([*TINY, *ACTIONS[actions], *LONGER, *PATHWISE, f"hydra.run.dir={run}"]) == 0
@@ -104,7 +106,8 @@ KILLS = {
 
 
 @pytest.mark.parametrize(
-    "when", [pytest.param(when, marks=pytest.mark.slow) if when == "with the replay full" else when for when in KILLS]
+    "when",
+    [when if when == "with the replay half full" else pytest.param(when, marks=pytest.mark.slow) for when in KILLS],
 )
 def test_a_killed_run_goes_on_to_the_bit(when, tmp_path):
     iteration, overrides = KILLS[when]

@@ -43,6 +43,7 @@ def test_a_console_script_finds_it_and_is_not_misled_by_other_files(here, backen
     assert "my_env:Mine-v0" in evaluated.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_finds_it(here):
     ended = ran(here, "trpo-train", "-m", "env.id=my_env:Mine-v0", "seed=0,1", *TINY, "hydra.sweep.dir=sweep")
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -145,6 +145,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(left, whole, tmp_
     assert_same_run(run, whole("CartPole"))
 
 
+@pytest.mark.slow
 def test_a_run_may_be_cut_many_times(whole, tmp_path):
     for steps in (64, 96, 160, 224):
         assert train_tiny(tmp_path / "run", *FINE, f"run.total_steps={steps}", "run.resume=auto") == 0
@@ -195,6 +196,7 @@ def test_a_best_evaluation_before_the_cut_stays_the_best(whole, tmp_path):
     assert (run / "checkpoints" / "best.pt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_every_step_of_a_resumed_run_once(whole, tmp_path):
     run = tmp_path / "run"
     for steps in (96, 160):

@@ -82,6 +82,7 @@ def test_what_has_no_place_on_the_axis_runs_as_it_is_all_the_same(elsewhere):
     assert [config.trust_region.damping for config in tried] == [0.0, second.params["trust_region.damping"]]
 
 
+@pytest.mark.slow
 def test_the_value_is_the_mean_over_seeds_of_the_last_third_and_what_is_recorded_is_what_ran(elsewhere, capsys):
     assert search(line("task=cartpole", *TINIER, "run.total_steps=224", KL, trials=3, seeds=2)) == 0
     for trial in trials_of(elsewhere):
@@ -102,6 +103,7 @@ def test_the_value_is_the_mean_over_seeds_of_the_last_third_and_what_is_recorded
     assert capsys.readouterr().out.count("complete") == 2 * 3
 
 
+@pytest.mark.slow
 def test_the_best_is_a_task_that_trains_what_was_found(elsewhere, capsys):
     words = ("task=pendulum", *TINIER, "env.wrappers=[{wrapper: 'probes:Raised', amount: 2}]", "+env.kwargs.g=9.0")
     assert search(line(*words, KL, "critic.hidden_sizes=[4],[4,4]", trials=4)) == 0
@@ -130,6 +132,7 @@ def test_a_hopeless_trial_is_given_up_in_its_first_half(elsewhere):
     assert importances(study) == {"env.kwargs.pay": 1.0}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_given_up_has_ended_for_a_resume_and_for_a_report(elsewhere):
     words = (*PAID, "+env.kwargs.pay=0.5", PAY)
     study = make_study(asked(*words))
@@ -282,6 +285,7 @@ def test_more_trials_are_added_by_the_same_line_and_an_ended_search_only_shows_i
     assert "best: trial " in output
 
 
+@pytest.mark.slow
 def test_what_is_tried_does_not_depend_on_where_a_search_was_stopped(elsewhere):
     words = (*PAID, "+env.kwargs.pay=0.5", PAY, "critic.epochs=tag(log,interval(3,9))")  # it is 2
     assert search(line(*words, trials=13)) == 0  # ten of them random

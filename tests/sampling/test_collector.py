@@ -242,6 +242,7 @@ def test_correlated_noise_is_the_filtered_white_noise(rho):
     np.testing.assert_allclose(collect_noise(rho=rho, steps=50)[0], filtered, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_correlated_noise_is_standard_normal_at_every_step():
     rho, steps = 0.8, 20_000
     noise = collect_noise(rho=rho, steps=steps)[0].double()

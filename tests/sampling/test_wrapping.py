@@ -86,6 +86,7 @@ def test_evaluation_has_the_same(tmp_path):
 # Through the command line and back
 
 
+@pytest.mark.slow
 def test_a_run_keeps_them_when_it_goes_on(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     typed = f"env.wrappers=[gymnasium.wrappers.TimeAwareObservation,{STACK}]"

@@ -164,6 +164,7 @@ def test_the_shipped_task_is_among_the_contestants_and_marked():
     assert f"{config.env.backend}, {config.env.num_envs} envs, {config.run.threads} thread" in marked
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_sections_run_and_one_that_is_run_again_replaces_its_part(tmp_path, capsys):
     arguments = ("--quick", "--output", str(tmp_path / "speed"), "--only")

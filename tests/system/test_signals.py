@@ -61,6 +61,7 @@ def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint_and_a_summary
     assert checkpoint.load(saved)["env_steps"] == last["env_steps"]
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_warm_up_still_leaves_a_checkpoint_and_a_summary(start, tmp_path):
     run = tmp_path / "run"
     training = start("hydra.run.dir=run", "run.steps_per_iteration=5_000", "critic.minibatch_size=5_000")
@@ -70,6 +71,7 @@ def test_a_signal_during_the_warm_up_still_leaves_a_checkpoint_and_a_summary(sta
     assert len(checkpoints(run)) == 1
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_sweep_after_the_job_under_way(start, tmp_path):
     first = tmp_path / "sweep" / "0"
     training = start("hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}", "seed=0,1", flags=["-m"])

@@ -1,5 +1,6 @@
 """The page that trpo-report writes, read with an HTML parser."""
 
+import base64
 import contextlib
 import html.parser
 import io
@@ -168,6 +169,16 @@ def test_every_picture_is_also_a_file_beside_the_page(sweep, tmp_path, monkeypat
     assert len(pictures) == 4 + 4 + 1  # of the environment, of each run, and the one profile
     assert len([tag for tag, _ in parsed.tags if tag == "img"]) == len(pictures)
     assert {"CartPole-v1_learning.png", "run0_trust_region.png", "run0_profile.png"} <= set(pictures)
+
+
+def test_the_figure_of_a_search_beside_its_folder_is_on_the_page(sweep, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study").symlink_to(sweep)
+    picture = base64.b64decode("iVBORw0KGgo=")
+    (tmp_path / "study.png").write_bytes(picture)
+    _, parsed = report(Path("study"))
+    shown = [dict(attributes) for tag, attributes in parsed.tags if tag == "img"]
+    assert [one["src"] for one in shown if one["alt"] == "search: study"] == ["data:image/png;base64,iVBORw0KGgo="]
 
 
 def test_the_common_configuration_and_the_versions_are_on_the_page(page, sweep):

@@ -22,5 +22,6 @@ def report(arguments: list[str]) -> int:
         from trpo.record.runs import find_runs
     except ModuleNotFoundError as error:
         raise UserError(f"trpo-report needs {error.name}: pip install 'trpo[report]'") from error
-    print(write_report(find_runs(options.directories), options.output))
+    searches = [file for folder in options.directories if (file := folder.parent / f"{folder.name}.png").is_file()]
+    print(write_report(find_runs(options.directories), options.output, searches))
     return 0

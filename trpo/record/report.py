@@ -34,8 +34,8 @@ RECORDING = re.compile(r"record\.|run\.(evaluat|checkpoint|keep_)")
 SMALLEST_KL = 1e-8  # nats; below it a relative error is rounding
 
 
-def write_report(runs: Sequence[Run], directory: Path) -> Path:
-    """Write `report.html` and PNG files into `directory` and return the page's path.
+def write_report(runs: Sequence[Run], directory: Path, searches: Sequence[Path] = ()) -> Path:
+    """Write `report.html` and PNG files into `directory`, with figures of searches, and return the page's path.
 
     Everything is inside the page: it opens without a network and can be sent. Names and values are escaped.
     """
@@ -50,6 +50,7 @@ def write_report(runs: Sequence[Run], directory: Path) -> Path:
     page = template.render(
         rows=[describe_run(run, name, differing) for run, name in zip(runs, names, strict=True)],
         differing=differing,
+        searches=[{"name": file.stem, "picture": base64.b64encode(file.read_bytes()).decode()} for file in searches],
         environments=[
             describe_environment(environment, group, directory) for environment, group in environments.items()
         ],

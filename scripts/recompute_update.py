@@ -61,8 +61,8 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
     new_rho, new_layers = unpack(new, description["theta"])
     step_rho, step_layers = unpack(new - old, description["theta"])
 
-    mean, mean_step = forward(observations, layers, step_layers)
-    new_mean, _ = forward(observations, new_layers, step_layers)
+    mean, rho, mean_step, step_rho = outputs(observations, layers, step_layers, rho, step_rho)
+    new_mean, new_rho, *_ = outputs(observations, new_layers, step_layers, new_rho, step_rho)
     log_std, new_log_std = floor + np.logaddexp(0, rho), floor + np.logaddexp(0, new_rho)
     log_std_step = step_rho / (1 + np.exp(-rho))  # the derivative of softplus is the sigmoid
 
@@ -71,6 +71,7 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
     quadratic = 0.5 * np.mean(np.sum(metric_form, axis=1))
     before, after = (mean, np.exp(log_std)), (new_mean, np.exp(new_log_std))
     gain = pathwise_gain(arrays, description, before, after) if "noise" in arrays else score_gain(arrays, before, after)
+    gain += entropy_gain(arrays, before, after) if "entropy_weight" in arrays else 0.0
     figures = {"kl": kl, "kl_quadratic": quadratic, "kl_error": kl - quadratic, "improvement": float(gain)}
     return description["figures"], figures
 
@@ -81,12 +82,20 @@ def score_gain(arrays: Arrays, before: Normal, after: Normal) -> float:
     return float(np.mean(np.expm1((new - old).sum(1)) * arrays["advantages"]))
 
 
+def entropy_gain(arrays: Arrays, before: Normal, after: Normal) -> float:
+    """Return β mean[Σ log σ_θ − log σ_old]: what else a normal's entropy has is a constant."""
+    old, new = (np.mean(np.sum(np.log(std), axis=-1)) for _, std in (before, after))
+    return float(arrays["entropy_weight"] * (new - old))
+
+
 def pathwise_gain(arrays: Arrays, description: dict[str, Any], before: Normal, after: Normal) -> float:
     """Return mean[Q(s, clip(μ_θ + σ_θ ε)) − Q(s, clip(μ_old + σ_old ε))], Q the smallest of its networks."""
     low, high = arrays["bounds"]
     states, worth = arrays["observations"], []
     for mean, std in (before, after):
-        actions = np.clip(mean[:, None] + std * arrays["noise"], low, high)  # (N, K, A)
+        drawn = mean[:, None] + std.reshape(-1, 1, std.shape[-1]) * arrays["noise"]  # (N, K, A)
+        squashed = arrays.get("squashed", np.zeros_like(low)) > 0
+        actions = np.where(squashed, np.tanh(drawn), np.clip(drawn, low, high))
         rows = np.concatenate([np.repeat(states[:, None], actions.shape[1], axis=1), actions], axis=2)
         worth.append(action_values(arrays["action_values_theta"], rows.reshape(-1, rows.shape[2]), description))
     return float(np.mean(worth[1] - worth[0]))
@@ -116,14 +125,25 @@ def action_values(theta: np.ndarray, rows: np.ndarray, description: dict[str, An
 
 
 def unpack(theta: np.ndarray, shapes: dict[str, list[int]]) -> tuple[np.ndarray, Layers]:
-    """Return ρ and the (weight, bias) of every layer from θ."""
+    """Return ρ, empty if it is of the state, and the (weight, bias) of every layer from θ."""
     parts, start = {}, 0
     for name, shape in shapes.items():
         size = int(np.prod(shape))
         parts[name] = theta[start : start + size].reshape(shape)
         start += size
     weights = [name for name in parts if name.endswith("weight")]
-    return parts["rho"], [(parts[name], parts[name.replace("weight", "bias")]) for name in weights]
+    return parts.get("rho", np.zeros(0)), [(parts[name], parts[name.replace("weight", "bias")]) for name in weights]
+
+
+def outputs(
+    x: np.ndarray, layers: Layers, step: Layers, rho: np.ndarray, step_rho: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return means and ρ with their directional derivatives; ρ is the network's second half if it is of the state."""
+    out, out_step = forward(x, layers, step)
+    if len(rho):
+        return out, rho, out_step, step_rho
+    size = out.shape[1] // 2
+    return out[:, :size], out[:, size:], out_step[:, :size], out_step[:, size:]
 
 
 def forward(x: np.ndarray, layers: Layers, step: Layers) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,8 @@ from trpo.config import ActionValuesConfig, Config
 from trpo.models.action_values import ActionValues, make_action_values
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
 from trpo.models.encoders import Encoder
-from trpo.models.networks import GaussianPolicy, LogitPolicy, Policy
+from trpo.models.gaussian_policies import GaussianPolicy
+from trpo.models.networks import LogitPolicy, Policy
 from trpo.models.observations import MASK, Kind, Leaf, Observations, leaves_of, like, tree
 from trpo.numerics.params import flatten, unflatten
 

@@ -95,6 +95,15 @@ class Aimed(OneStep):
         return -float((action[0] - self.state) ** 2)
 
 
+class Curved(OneStep):
+    """−½ k a², k = 16 at s = 1 and 1 at s = −1, of actions without bounds: what noise costs depends on the state."""
+
+    action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+    def reward(self, action):
+        return -0.5 * (16.0 if self.state > 0 else 1.0) * float(action[0] ** 2)
+
+
 class Delayed(gymnasium.Env):
     """Two steps and a reward of 1 after the second: V(0) = γ, V(1) = 1."""
 
@@ -249,7 +258,21 @@ def same_step_counting(num_envs):
     return SyncVectorEnv([Counting] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
-for probe in (Constant, Paid, Observed, Drawn, Chosen, Matched, Aimed, Delayed, Endless, Counting, Broken, Spaces):
+for probe in (
+    Constant,
+    Paid,
+    Observed,
+    Drawn,
+    Chosen,
+    Matched,
+    Aimed,
+    Curved,
+    Delayed,
+    Endless,
+    Counting,
+    Broken,
+    Spaces,
+):
     gymnasium.register(f"{probe.__name__}-v0", entry_point=probe, vector_entry_point=next_step(probe))
 gymnasium.register("SameStepCounting-v0", entry_point=Counting, vector_entry_point=same_step_counting)
 

@@ -77,6 +77,10 @@ LEARNED = {
     "trust_region.cg_tolerance": ["trust_region.cg_tolerance=0.5"],
     "trust_region.damping": ["trust_region.damping=0.5"],
     "trust_region.relative_damping": ["trust_region.relative_damping=0.5"],
+    "policy.bounds": ["policy.bounds=tanh"],
+    "policy.std": ["policy.std=state"],
+    "trust_region.entropy": ["trust_region.entropy=0.1"],
+    "trust_region.line_search": ["trust_region.line_search=off"],  # full steps miss the bound by a few per cent
     "trust_region.max_backtracks": ["trust_region.max_backtracks=0"],  # full steps miss the bound by a few per cent
     "trust_region.backtrack_factor": [
         "trust_region.backtrack_factor=0.99",

@@ -245,3 +245,15 @@ def test_everything_random_follows_the_seed():
         assert not torch.equal(first.agent.policy.network[0].weight, second.agent.policy.network[0].weight)
         assert not torch.equal(first.collector.generator.get_state(), second.collector.generator.get_state())
         assert not torch.equal(first.minibatches.get_state(), second.minibatches.get_state())
+
+
+@pytest.mark.parametrize(("std", "expected"), [("state", [0.4, 0.1]), ("shared", [0.4 / math.sqrt(8.5)] * 2)])
+def test_sigma_is_what_an_entropy_bonus_makes_worth_its_cost(std, expected):
+    """max −½kσ² + β log σ is at σ = √(β/k), β = 0.16, k = 1 and 16; a shared σ answers to the mean of k, 8.5."""
+    config = config_for("Curved-v0", steps=2_048, num_envs=32)
+    policy = PolicyConfig(hidden_sizes=(16,), std=std, initial_log_std=-1.5, min_log_std=-6.0)
+    settings = TrustRegionConfig(max_kl=0.02, entropy=0.16, anneal=0.0, min_multiplier=1.0)
+    trainer = trained(dataclasses.replace(config, policy=policy, trust_region=settings), iterations=60)
+    with torch.no_grad():
+        found = trainer.agent.policy(trainer.agent.normalize(SIGNS))[:, 1].exp()
+    np.testing.assert_allclose(found, expected, rtol=0.15)

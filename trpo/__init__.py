@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 from trpo.batch import Batch
 from trpo.config import Config, CriticConfig, TrustRegionConfig, UserError
 from trpo.models.agent import Agent
-from trpo.models.networks import GaussianPolicy, LogitPolicy, Policy
+from trpo.models.gaussian_policies import GaussianPolicy, StateGaussianPolicy
+from trpo.models.networks import LogitPolicy, Policy
 from trpo.numerics.advantages import gae
 from trpo.numerics.conjugate_gradient import conjugate_gradient
 from trpo.numerics.fisher import gauss_newton_product, hessian_product
@@ -68,6 +69,7 @@ __all__ = [
     "Policy",
     "Run",
     "Score",
+    "StateGaussianPolicy",
     "StepInfo",
     "Surrogate",
     "TrainedAgent",

@@ -67,6 +67,10 @@ class PolicyConfig(Section):
     activation: str = key("tanh", "between layers", choices=("tanh", "relu", "elu", "silu"))
     initial_log_std: float = key(-1.0, "log σ of a Gaussian policy at the start", at_most=5.0)
     min_log_std: float = key(-2.3, "smooth floor under log σ", at_least=-20.0)
+    bounds: str = key(
+        "clip", "of continuous actions: clip what is drawn outside, or squash all by tanh", choices=("clip", "tanh")
+    )
+    std: str = key("shared", "of a Gaussian policy: shared by all states, or of the state", choices=("shared", "state"))
     noise_correlation: float = key(0.0, "of a Gaussian's noise with the step before", at_least=0.0, at_most=0.99)
     observations: tuple[str, ...] = key((), "the parts of an observation that it sees; []: all")
     images: tuple[str, ...] = key((), "parts to be taken as pictures, by all networks, whatever their shape says")
@@ -138,10 +142,14 @@ class TrustRegionConfig(Section):
     min_multiplier: float = key(
         0.01, "λ_min, standard deviations of the return that a nat of KL must buy, or less is spent", at_least=0.0
     )
+    entropy: float = key(
+        0.0, "β, standard deviations of the return that a nat of the policy's entropy is worth", at_least=0.0
+    )
     cg_iterations: int = key(10, "Fisher products that conjugate gradient may spend", at_least=1)
     cg_tolerance: float = key(1e-3, "stop when ‖g − (F + damping·I)x‖ ≤ tolerance · ‖g‖", at_least=0.0)
     damping: float = key(0.0, "added to the Fisher matrix's diagonal in the solve", at_least=0.0)
     relative_damping: float = key(0.03, "share of gᵀFg / gᵀg, the curvature along g, added to damping", at_least=0.0)
+    line_search: bool = key(True, "false: the full step, whatever it does: the natural policy gradient, KL not bounded")
     max_backtracks: int = key(10, "shorter candidates the line search may try", at_least=0)
     backtrack_factor: float = key(0.8, "least shrinking per backtrack", above=0.0, at_most=0.99)
     fisher: str = key(

@@ -97,7 +97,7 @@ class TrainedAgent:
         drawn = None if noise is None else noise.to(device)
         acted, remembered = self.agent.acting()(recall.seen(rows).to(device), drawn)
         recall.remember(remembered, acted.cpu(), torch.zeros(len(rows)))
-        actions = self.interface.decode(acted.cpu())
+        actions = self.interface.decode(self.agent.sent(acted).cpu())
         return actions if many else actions[0], recall.state()
 
     def _recall(self, rows: int, state: Any, episode_start: Any, reward: Any) -> Recall | NoRecall:

@@ -23,6 +23,7 @@ from trpo.system.device import resolve_device
 from trpo.system.laps import Laps
 from trpo.system.process import set_up
 from trpo.update.critic import fit_critic, make_optimizer
+from trpo.update.entropy import entropy_part, with_entropy
 from trpo.update.promise import Judge, promise_of
 from trpo.update.sources import make_source
 from trpo.update.statistics import state_kl, take_in, update_normalizer, update_reward_scale
@@ -63,7 +64,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.agent.critic, config.critic)
         self.judge = Judge()
         values, numbers = action_values_for(config, interface), self.environments.numbers
-        self.source = make_source(config, values, interface.bounds, numbers, self.device)
+        self.source = make_source(config, values, self.agent.bounds, numbers, self.device)
         self.minibatches = seeds.generator(config.seed, seeds.Role.MINIBATCHES, *[ranks.number()] * (not ranks.leads()))
         self.collector = Collector(
             self.environments,
@@ -157,10 +158,13 @@ class Trainer:
         surrogate = self.source.surrogate(self.agent, rollout, batch, self.iteration)
         if surrogate is None:
             return judged, None, StepInfo.without_a_step(Outcome.WARMING_UP)
+        surrogate = with_entropy(surrogate, policy, batch, settings.entropy)
         step = trust_region_step(policy, batch, settings, surrogate=surrogate, progress=self.progress)
+        bonus = entropy_part(surrogate, policy, batch, settings.micro_batch)
         if not self.config.policy.noise_correlation:  # given the state, noise that goes on is not the policy's
-            self.judge.promise = promise_of(step, scale=surrogate.scale, reward_std=reward_std)
-        return judged, surrogate, step
+            part = sum(bonus.values())
+            self.judge.promise = promise_of(step, scale=surrogate.scale, reward_std=reward_std, bonus=part)
+        return judged | bonus, surrogate, step
 
     @property
     def progress(self) -> float:
@@ -227,7 +231,7 @@ class Trainer:
 
 def agent_for(config: Config, interface: Interface) -> Agent:
     """Return a fresh agent for environments with this interface."""
-    return make_agent(config, interface.observations, interface.distribution)
+    return make_agent(config, interface.observations, interface.distribution, interface.limits)
 
 
 def action_values_for(config: Config, interface: Interface) -> ActionValues | None:

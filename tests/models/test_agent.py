@@ -8,7 +8,8 @@ import torch
 from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, PolicyConfig
 from trpo.models.agent import make_agent
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
-from trpo.models.networks import GaussianPolicy, LogitPolicy
+from trpo.models.gaussian_policies import GaussianPolicy
+from trpo.models.networks import LogitPolicy
 from trpo.models.normalizer import ObservationNormalizer, OneHotScale, RewardScale
 from trpo.models.observations import Kind, Leaf
 from trpo.numerics.moments import moments

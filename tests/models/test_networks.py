@@ -6,8 +6,9 @@ import torch
 from oracles import generator, normal
 
 from trpo.models.distributions import Bernoulli, Categorical
+from trpo.models.gaussian_policies import GaussianPolicy
 from trpo.models.mlp import ACTIVATIONS, mlp, unwrapped
-from trpo.models.networks import Critic, GaussianPolicy, LogitPolicy
+from trpo.models.networks import Critic, LogitPolicy
 
 GAUSSIAN = {"hidden_sizes": (8,), "activation": "tanh", "initial_log_std": -0.5, "min_log_std": -3.0}
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from trpo.numerics.line_search import Evaluation, Verdict, judge, line_search
+from trpo.numerics.line_search import Evaluation, Verdict, full_step, judge, line_search
 
 DELTA = 0.01
 NAN, INF = math.nan, math.inf
@@ -117,3 +117,19 @@ def test_an_exactly_quadratic_kl_ends_at_99_percent_of_the_bound_after_one_look(
     search = line_search(lambda f: evaluation(f, 0.0144 * f**2), max_kl=DELTA, max_backtracks=1, backtrack_factor=0.5)
     assert search.accepted
     assert search.last.evaluation.kl == pytest.approx(0.990025 * DELTA, rel=1e-12)
+
+
+@pytest.mark.parametrize("improvement", [1.0, -1.0])
+@pytest.mark.parametrize("kl", [0.5 * DELTA, 50.0])
+def test_without_a_search_the_full_step_is_taken_whatever_it_does(improvement, kl):
+    search = full_step(lambda fraction: evaluation(improvement * fraction, kl))
+    assert search.accepted
+    assert [candidate.fraction for candidate in search.candidates] == [1.0]
+    assert search.last.evaluation == evaluation(improvement, kl)
+
+
+@pytest.mark.parametrize("wrong", [(NAN, 0.1), (0.1, INF), (-INF, 0.1)])
+def test_without_a_search_nothing_that_is_not_finite_is_taken(wrong):
+    search = full_step(lambda _: evaluation(*wrong))
+    assert not search.accepted
+    assert search.last.verdict is Verdict.NON_FINITE

@@ -14,11 +14,19 @@ from trpo.record.dump import write_dump
 
 FOUR_ITERATIONS = ("run.total_steps=320", "run.steps_per_iteration=64", "run.evaluation_episodes=0")
 ALWAYS = {"observations", "old_parameters", "theta_old", "theta_new", "description"}
+OF_THE_SURROGATE = {"bounds", "action_values_theta", "squashed", "entropy_weight"}
 SURROGATES = {  # its overrides, and what only it dumps
     "score": ([], {"actions", "old_log_probs", "advantages"}),
     "pathwise": (
         *[["trust_region.surrogate=pathwise", "action_values.warm_up=0", "action_values.hidden_sizes=[9,7]"]],
         {"noise", "old_action_values", "bounds", "action_values_theta"},
+    ),
+    "squashed": (
+        [
+            *("trust_region.surrogate=pathwise", "action_values.warm_up=0", "action_values.hidden_sizes=[9,7]"),
+            *("policy.bounds=tanh", "policy.std=state", "trust_region.entropy=0.05"),
+        ],
+        {*("noise", "old_action_values", "bounds", "action_values_theta"), "squashed", "old_entropy", "entropy_weight"},
     ),
 }
 
@@ -65,9 +73,10 @@ def test_every_iteration_is_a_file_that_loads_without_pickle(run, files, surroga
     for file in files:
         arrays, _ = load(file)
         assert set(arrays) == ALWAYS | SURROGATES[surrogate][1]
-        assert {array.dtype.kind for name, array in arrays.items() if name != "description"} == {"f"}
+        kinds = {array.dtype.kind for name, array in arrays.items() if name not in ("description", "squashed")}
+        assert kinds == {"f"}
         assert all(np.isfinite(array).all() for name, array in arrays.items() if name != "description")
-        a_row_each = set(arrays) - {"theta_old", "theta_new", "description", "bounds", "action_values_theta"}
+        a_row_each = set(arrays) - {"theta_old", "theta_new", "description", *OF_THE_SURROGATE}
         assert {len(arrays[name]) for name in a_row_each} == {64}
 
 
@@ -95,7 +104,7 @@ def test_observations_are_as_the_networks_saw_them(files):
     for file in files:
         arrays, description = load(file)
         rho, layers = recompute_update.unpack(arrays["theta_old"], description["theta"])
-        mean, _ = recompute_update.forward(arrays["observations"], layers, layers)
+        mean, rho, *_ = recompute_update.outputs(arrays["observations"], layers, layers, rho, rho)
         old_mean, old_log_std = np.split(arrays["old_parameters"], 2, axis=1)
         np.testing.assert_allclose(mean, old_mean, rtol=1e-4, atol=1e-6)
         floor = description["policy"]["min_log_std"]

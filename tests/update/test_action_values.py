@@ -7,6 +7,7 @@ from oracles import generator
 from test_batch import ENVS, SIZE, STEPS, agent_for, batch_of, rollout_of
 
 from trpo.config import ActionValuesConfig
+from trpo.models.bounds import Clip
 from trpo.models.distributions import Categorical, DiagonalGaussian
 from trpo.update.action_values import (
     Reader,
@@ -18,7 +19,7 @@ from trpo.update.action_values import (
     samples_of,
 )
 
-BOUNDS = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
+BOUNDS = Clip(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
 CONFIG = ActionValuesConfig(hidden_sizes=(16, 16), minibatches=150, minibatch_size=64)
 
 

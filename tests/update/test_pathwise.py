@@ -9,7 +9,8 @@ from oracles import DISTRIBUTIONS, OBSERVATION_SIZE, normal, random_batch, rando
 from torch import distributions as td
 
 from trpo.config import ActionValuesConfig, TrustRegionConfig, UserError
-from trpo.models.action_values import ActionValues, clipped, joint_actions
+from trpo.models.action_values import ActionValues, joint_actions
+from trpo.models.bounds import Clip, Tanh, clipped
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.numerics.params import flatten
 from trpo.update.action_values import joint_index
@@ -18,7 +19,7 @@ from trpo.update.pathwise import Expected, Pathwise
 from trpo.update.surrogates import Score, pieces
 from trpo.update.trust_region import trust_region_step
 
-WIDE = torch.tensor([[-1e9], [1e9]], dtype=torch.float64)
+WIDE = Clip(torch.tensor([[-1e9], [1e9]], dtype=torch.float64))
 DISCRETE = {name: distribution for name, distribution in DISTRIBUTIONS.items() if name != "gaussian"}
 
 
@@ -99,19 +100,23 @@ def test_q_times_a_thousand_takes_the_same_step_where_no_multiplier_is_asked_for
     torch.testing.assert_close(*thetas, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("kind", [Clip, Tanh])
 @pytest.mark.parametrize("micro_batch", [0, 7])
-def test_gain_and_gradient_are_those_of_the_networks_by_hand(micro_batch):
-    """Of the smaller of two real networks, through the clip, over four draws a state."""
+def test_gain_and_gradient_are_those_of_the_networks_by_hand(micro_batch, kind):
+    """Of the smaller of two real networks, through clip or tanh, over four draws a state."""
     policy, batch = gaussian_case(40, actions=2)
-    bounds = torch.tensor([[-0.5, -1.0], [0.3, 1.0]], dtype=torch.float64)
+    limits = torch.tensor([[-1.0, -0.5], [1.0, 0.3]], dtype=torch.float64)
     values, noise = values_for(DiagonalGaussian(2)), normal(40, 4, 2, seed=5)
-    objective = Objective(policy, batch, Pathwise(values, batch, noise, bounds), micro_batch=micro_batch)
+    objective = Objective(policy, batch, Pathwise(values, batch, noise, kind(limits)), micro_batch=micro_batch)
 
     def worth(theta):
         mean, log_std = objective.parameters(theta, batch.observations).chunk(2, dim=1)
         total = 0.0
         for k in range(4):
-            actions = torch.minimum(torch.maximum(mean + log_std.exp() * noise[:, k], bounds[0]), bounds[1])
+            drawn = mean + log_std.exp() * noise[:, k]
+            actions = torch.minimum(torch.maximum(drawn, limits[0]), limits[1])
+            if kind is Tanh:  # of the first dimension: the other's bounds are not ±1, its units are its own
+                actions = torch.stack([2 / (1 + (-2 * drawn[:, 0]).exp()) - 1, actions[:, 1]], 1)
             total = total + values(torch.cat([batch.observations, actions], 1)).squeeze(2).amin(0).mean() / 4
         return total
 
@@ -128,7 +133,7 @@ def test_gain_and_gradient_are_those_of_the_networks_by_hand(micro_batch):
 def test_at_theta_old_the_gain_of_every_row_is_exactly_zero():
     _, batch = gaussian_case(40, actions=2)
     bounds = torch.tensor([[-1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
-    surrogate = Pathwise(values_for(DiagonalGaussian(2)), batch, normal(40, 4, 2, seed=5), bounds)
+    surrogate = Pathwise(values_for(DiagonalGaussian(2)), batch, normal(40, 4, 2, seed=5), Clip(bounds))
     (piece,) = pieces(batch, surrogate)
     assert not surrogate.gain(batch.old_parameters, piece).any()
 
@@ -136,7 +141,7 @@ def test_at_theta_old_the_gain_of_every_row_is_exactly_zero():
 def test_an_action_outside_its_bounds_has_no_gradient():
     policy, batch = gaussian_case(40, actions=2)
     outside = torch.tensor([[50.0, 50.0], [60.0, 60.0]], dtype=torch.float64)  # every draw is below
-    surrogate = Pathwise(values_for(DiagonalGaussian(2)), batch, normal(40, 4, 2, seed=5), outside)
+    surrogate = Pathwise(values_for(DiagonalGaussian(2)), batch, normal(40, 4, 2, seed=5), Clip(outside))
     assert not Objective(policy, batch, surrogate).gradient().any()
     actions = torch.tensor([[40.0, 55.0]], dtype=torch.float64)
     assert clipped(actions, outside).tolist() == [[50.0, 55.0]]

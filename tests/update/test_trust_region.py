@@ -267,3 +267,31 @@ def test_either_the_bound_holds_or_no_bit_of_theta_has_moved(
     kl = oracles.kl(policy.distribution, batch.old_parameters.double(), new.double()).mean().item()
     assert kl <= max_kl * (1 + 1e-9)
     assert flatten(policy).isfinite().all()
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_without_a_line_search_the_step_is_the_natural_gradient_of_length_delta(name):
+    """By the dense Fisher matrix, whatever the exact KL is; every figure of the taken step is there."""
+    policy = random_policy(DISTRIBUTIONS[name])
+    batch = random_batch(policy)
+    theta = flatten(policy)
+    objective = Objective(policy, batch)
+    gradient = objective.gradient()
+    config = TrustRegionConfig(
+        line_search=False,
+        max_kl=2.0,
+        damping=0.1,
+        relative_damping=0.0,
+        min_multiplier=0.0,
+        cg_iterations=200,
+        cg_tolerance=1e-12,
+    )
+    fisher = torch.stack([objective.fisher_product(v) for v in torch.eye(len(theta), dtype=torch.float64)])
+    natural = torch.linalg.solve(fisher + 0.1 * torch.eye(len(theta), dtype=torch.float64), gradient)
+    info = trust_region_step(policy, batch, config)
+    step = natural * math.sqrt(2 * 2.0 / float(natural @ fisher @ natural))
+    torch.testing.assert_close(flatten(policy) - theta, step, rtol=1e-6, atol=1e-9)
+    assert (info.accepted, info.step_fraction, info.backtracks) == (True, 1.0, 0)
+    assert info.kl_quadratic == pytest.approx(2.0)
+    assert info.kl == info.kl_full_step
+    assert abs(info.kl - 2.0) > 1e-3

@@ -11,7 +11,8 @@ from torch import nn
 from trpo.batch import Batch
 from trpo.config import TrustRegionConfig
 from trpo.models.distributions import Bernoulli, DiagonalGaussian
-from trpo.models.networks import GaussianPolicy, LogitPolicy, Policy
+from trpo.models.gaussian_policies import GaussianPolicy
+from trpo.models.networks import LogitPolicy, Policy
 from trpo.numerics.line_search import Verdict
 from trpo.numerics.params import flatten
 from trpo.update.trust_region import Outcome, trust_region_step

@@ -113,14 +113,6 @@ def flattened(name: str, leaf: Leaf) -> Kind:
     return Kind.ONE_HOT if leaf.kind is Kind.ONE_HOT else Kind.VECTOR
 
 
-def clipped(actions: Tensor, bounds: Tensor) -> Tensor:
-    """Return actions (…, A) inside their bounds (2, A), as the environment will see them, in the policy's units.
-
-    An action that is clipped has no gradient: nothing about it would change if it moved.
-    """
-    return torch.clamp(actions, bounds[0], bounds[1])
-
-
 def joint_actions(distribution: Distribution) -> Tensor | None:
     """Return every joint action (M, A) of a discrete distribution, or None for a continuous one.
 

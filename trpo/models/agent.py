@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from trpo.config import Config, CriticConfig, PolicyConfig, UserError
+from trpo.models.bounds import BOUNDS, Clip, Tanh
 from trpo.models.distributions import DiagonalGaussian, Distribution
 from trpo.models.encoders import Encoder, as_asked, make_encoder
+from trpo.models.gaussian_policies import GAUSSIANS
 from trpo.models.memory import Memory
-from trpo.models.networks import Actor, Critic, GaussianPolicy, LogitPolicy, Policy
+from trpo.models.networks import Actor, Critic, LogitPolicy, Policy
 from trpo.models.normalizer import LeafNormalizers, Normalizer, ObservationNormalizer, RewardScale, make_normalizer
 from trpo.models.observations import CRITIC_STATE, POLICY_STATE, Kind, Observations, Spec, named
 from trpo.models.own import make_own_critic, make_own_policy
@@ -38,6 +40,7 @@ class Agent(nn.Module):
         normalizer: Normalizer | None,
         reward_scale: RewardScale | None,
         memory: Remembered | None = None,
+        bounds: Clip | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -45,10 +48,15 @@ class Agent(nn.Module):
         self.normalizer = normalizer
         self.reward_scale = reward_scale
         self.memory = memory  # what it carries from step to step, if anything
+        self.bounds = bounds  # of continuous actions, in the policy's units, and how they come inside
 
     def normalize(self, observations: Observations) -> Observations:
         """Return raw observations (N, …) as the networks see them."""
         return observations if self.normalizer is None else self.normalizer(observations)
+
+    def sent(self, actions: Tensor) -> Tensor:
+        """Return drawn actions (B, A) as they go to the environment's decoder, which clips those outside by itself."""
+        return self.bounds.inside(actions) if isinstance(self.bounds, Tanh) else actions
 
     @property
     def has_statistics(self) -> bool:
@@ -93,8 +101,10 @@ class Agent(nn.Module):
         return NOTHING if self.memory is None else Recall(self.memory, rows)
 
 
-def make_agent(config: Config, observations: Spec, distribution: Distribution) -> Agent:
+def make_agent(config: Config, observations: Spec, distribution: Distribution, limits: Tensor | None = None) -> Agent:
     """Return a fresh agent for these observations and actions, its weights drawn from the configured seed.
+
+    `limits` are those of continuous actions (2, A), in the policy's units.
 
     Raises `UserError` where the configuration names an observation that is not there.
     """
@@ -106,6 +116,7 @@ def make_agent(config: Config, observations: Spec, distribution: Distribution) -
         normalizer=make_normalizer(observations) if config.normalize.observations else None,
         reward_scale=RewardScale() if config.normalize.rewards else None,
         memory=memory,
+        bounds=None if limits is None else BOUNDS[config.policy.bounds](limits),
     )
     if isinstance(agent.normalizer, LeafNormalizers):
         for module in agent.modules():
@@ -151,6 +162,8 @@ def make_policy(
     config: PolicyConfig, observations: Spec, distribution: Distribution, generator: torch.Generator
 ) -> Policy:
     """Return the policy that goes with a distribution. Raises `UserError` for what only another one has."""
+    if not isinstance(distribution, DiagonalGaussian):
+        check_discrete(config)
     if config.network:
         return make_own_policy(config.network, observations, distribution, config.network_kwargs, generator)
     encoder = with_memory(config, POLICY_STATE, observations, generator)
@@ -161,17 +174,22 @@ def make_policy(
         "encoder": encoder,
     }
     if isinstance(distribution, DiagonalGaussian):
-        return GaussianPolicy(
+        return GAUSSIANS[config.std](
             width(encoder, observations),
             distribution.action_size,
             initial_log_std=config.initial_log_std,
             min_log_std=config.min_log_std,
             **network,
         )
-    if config.noise_correlation:
-        raise UserError("policy.noise_correlation must be 0 here: only continuous actions have Gaussian noise")
     masked = any(leaf.kind is Kind.MASK for leaf in named(observations).values())
     return LogitPolicy(width(encoder, observations), distribution, masked=masked, **network)
+
+
+def check_discrete(config: PolicyConfig) -> None:
+    """Raise `UserError` for a setting that only continuous actions have."""
+    for name, off in {"noise_correlation": 0, "bounds": "clip", "std": "shared"}.items():
+        if getattr(config, name) != off:
+            raise UserError(f"policy.{name} must be {off} here: these actions are discrete, and have no Gaussian noise")
 
 
 def with_memory(

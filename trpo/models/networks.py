@@ -3,13 +3,12 @@
 They share nothing, so that fitting the critic cannot move the policy outside the trust region.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from trpo.models.distributions import DiagonalGaussian, Distribution
+from trpo.models.distributions import Distribution
 from trpo.models.mlp import Map, mlp, unwrapped
 from trpo.models.observations import MASK, Observations, leaves_of
 
@@ -131,60 +130,6 @@ class LogitPolicy(Policy):
 
     def _valid(self, logits: Tensor, observations: Observations) -> Tensor:
         return masked(logits, leaves_of(observations)[MASK]) if self.masked else logits
-
-
-class GaussianPolicy(Policy):
-    """A network for the means and one log σ per action dimension, the same in every state.
-
-    log σ = floor + softplus(ρ) with ρ the parameter: a floor with a gradient, where a clamp would cut the
-    dimension out of the Fisher matrix and never let σ grow again.
-
-    >>> import torch
-    >>> import trpo
-    >>> made = {"hidden_sizes": (8,), "activation": "tanh", "generator": torch.Generator().manual_seed(0)}
-    >>> policy = trpo.GaussianPolicy(3, 2, initial_log_std=-1.0, min_log_std=-2.3, **made)
-    >>> policy(torch.zeros(5, 3)).shape  # [μ, log σ]
-    torch.Size([5, 4])
-    """
-
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        *,
-        hidden_sizes: tuple[int, ...],
-        activation: str,
-        initial_log_std: float,
-        min_log_std: float,
-        generator: torch.Generator,
-        encoder: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        self.distribution, self.encoder = DiagonalGaussian(action_size), encoder
-        self.min_log_std = min_log_std
-        sizes = (observation_size, *hidden_sizes, action_size)
-        self.network = mlp(sizes, activation=activation, last_gain=LAST_POLICY_GAIN, generator=generator)
-        rho = math.log(math.expm1(initial_log_std - min_log_std))
-        self.rho = nn.Parameter(torch.full((action_size,), rho))
-
-    def forward(self, observations: Observations) -> Tensor:
-        """Return [μ, log σ] (N, 2A)."""
-        mean, log_std = after(self.encoder, self.network)(observations), self.log_std()
-        return torch.cat([mean, log_std.expand_as(mean)], dim=-1)
-
-    def log_std(self) -> Tensor:
-        """Return log σ (A,)."""
-        return self.min_log_std + nn.functional.softplus(self.rho)
-
-    def actor(self, encode: Map | None = None) -> Actor:
-        """Return μ + σε, or μ without noise; σ is the same for every row, and is computed once."""
-        encode = encode or self.encoder
-        mean, std = after(encode, unwrapped(self.network)), self.log_std().detach().exp()
-
-        def act(observations: Observations, noise: Tensor | None) -> Tensor:
-            return mean(observations).clone() if noise is None else torch.addcmul(mean(observations), std, noise)
-
-        return act if encode is None else torch.no_grad()(act)
 
 
 class Critic(nn.Module):

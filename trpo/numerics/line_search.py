@@ -62,6 +62,17 @@ def judge(evaluation: Evaluation, *, max_kl: float) -> Verdict:
     return Verdict.ACCEPTED if evaluation.kl <= max_kl else Verdict.KL_TOO_LARGE
 
 
+def full_step(evaluate: Callable[[float], Evaluation]) -> Search:
+    """Return the full step as the only candidate, accepted wherever surrogate and KL are finite.
+
+    So steps the natural policy gradient (Kakade 2001, "A Natural Policy Gradient"; its length from δ as in Rajeswaran
+    et al. 2017, arXiv:1703.02660, equation 5): it trusts the quadratic model of the KL and the linear one of the gain.
+    """
+    evaluation = evaluate(1.0)
+    finite = math.isfinite(evaluation.improvement) and math.isfinite(evaluation.kl)
+    return Search([Candidate(1.0, evaluation, Verdict.ACCEPTED if finite else Verdict.NON_FINITE)])
+
+
 def line_search(
     evaluate: Callable[[float], Evaluation], *, max_kl: float, max_backtracks: int, backtrack_factor: float
 ) -> Search:

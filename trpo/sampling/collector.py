@@ -84,7 +84,7 @@ class Collector:
             drawn = noise[len(actions)] if len(actions) < self.steps else self._noise(agent)
             acted, state = act(observations[-1].to(device), drawn)
             actions.append(acted.cpu())
-            transitions.append(self.environments.step(actions[-1]))
+            transitions.append(self.environments.step(agent.sent(acted).cpu()))
             finals += self._carry_on(state, actions[-1], transitions[-1])
         return torch.stack(observations), torch.stack(actions), transitions, finals
 

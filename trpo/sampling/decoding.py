@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from trpo.models.action_values import clipped
+from trpo.models.bounds import clipped
 
 WIDEST_BOUND = 1e30  # wider bounds are somebody's way to write infinity
 
@@ -50,12 +50,12 @@ class BoxDecoder(nn.Module):
         half = (np.where(bounded, high, 1.0) - np.where(bounded, low, -1.0)) / 2
         centre = (np.where(bounded, high, 0.0) + np.where(bounded, low, 0.0)) / 2
         self.as_they_are = bool((half == 1).all() and not centre.any())
-        self.bounds = own_units(space)
+        self.limits = own_units(space)
         self.half_range, self.centre, self.low, self.high = map(torch.from_numpy, (half, centre, low, high))  # float64
 
     def forward(self, actions: Tensor) -> Tensor:
         """Return an environment's actions (B, …) for the agent's (B, A)."""
-        inside = clipped(actions, self.bounds)
+        inside = clipped(actions, self.limits)
         if not self.as_they_are:
             moved = inside * self.half_range + self.centre
             inside = torch.minimum(torch.maximum(moved, self.low), self.high)  # the map may round past a bound

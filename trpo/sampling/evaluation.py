@@ -103,7 +103,7 @@ def run_episodes(
             raise FloatingPointError(f"an evaluation environment gave NaN or infinity at step {lengths[active[0]]}")
         noise = None if generator is None else agent.policy.distribution.noise(len(active), generator)
         acted, state = act(recall.seen(seen, active).to(device), noise)
-        actions = interface.decode(acted.cpu())
+        actions = interface.decode(agent.sent(acted).cpu())
         rewards = torch.zeros(len(active))
         going = []
         for row, (i, action) in enumerate(zip(active, actions, strict=True)):

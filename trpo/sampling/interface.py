@@ -26,7 +26,7 @@ class Interface(NamedTuple):
     encode: Encode  # a batch of observations to B rows, always a copy
     decode: Decode  # actions (B, A) to a batch of environment actions
     decoder: nn.Module  # the same in torch
-    bounds: Tensor | None = None  # of continuous actions (2, A), in the policy's units
+    limits: Tensor | None = None  # of continuous actions (2, A), in the policy's units
     observation_space: spaces.Space | None = None
     action_space: spaces.Space | None = None
 
@@ -63,7 +63,7 @@ def make_interface(
         encode=encode,
         decode=in_numpy(decoder),
         decoder=decoder,
-        bounds=own_units(action_space) if isinstance(action_space, spaces.Box) else None,
+        limits=own_units(action_space) if isinstance(action_space, spaces.Box) else None,
         observation_space=observation_space,
         action_space=action_space,
     )

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from trpo.batch import Batch, Rollout
 from trpo.config import ActionValuesConfig
-from trpo.models.action_values import ActionValues, clipped, joint_actions, joint_log_probs
+from trpo.models.action_values import ActionValues, joint_actions, joint_log_probs
 from trpo.models.agent import Agent
+from trpo.models.bounds import Bounds
 from trpo.models.distributions import Distribution
 from trpo.numerics.ensemble import SquaredError
 from trpo.numerics.retrace import retrace
@@ -66,10 +67,10 @@ class Reader:
     Args:
         values: the networks.
         agent: the policy, and the statistics as they are now.
-        bounds: of continuous actions (2, A).
+        bounds: how continuous actions come inside them.
     """
 
-    def __init__(self, values: ActionValues, agent: Agent, bounds: Tensor | None) -> None:
+    def __init__(self, values: ActionValues, agent: Agent, bounds: Bounds | None) -> None:
         self.values, self.agent, self.bounds = values, agent, bounds
         self.distribution = agent.policy.distribution
         self.joint = joint_actions(self.distribution)
@@ -79,7 +80,7 @@ class Reader:
         observations = self.values.features(observations)
         if self.joint is None:
             assert self.bounds is not None
-            rows = torch.cat([observations, clipped(actions, self.bounds)], dim=-1)
+            rows = torch.cat([observations, self.bounds.inside(actions)], dim=-1)
             return rows, torch.zeros(len(rows), dtype=torch.long, device=rows.device)
         return observations, joint_index(actions, self.joint)
 

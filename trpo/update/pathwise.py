@@ -9,26 +9,27 @@ import torch
 from torch import Tensor
 
 from trpo.batch import Batch
-from trpo.models.action_values import ActionValues, clipped, joint_actions, joint_log_probs
+from trpo.models.action_values import ActionValues, joint_actions, joint_log_probs
+from trpo.models.bounds import Bounds
 from trpo.models.distributions import Distribution
 from trpo.update.surrogates import Piece
 
 
 class Pathwise:
-    """mean_s of Q(s, clip(μ_θ + σ_θ ε)) over a few ε, which stay the same for all θ of an iteration.
+    """mean_s of Q(s, a), a = μ_θ + σ_θ ε inside its bounds, over a few ε that stay the same for all θ of an iteration.
 
     Args:
         values: Q, of observations and actions; it gets no gradient here.
         batch: its states are what the mean is over.
         noise: ε (N, K, A), standard normal.
-        bounds: of the actions (2, A), in the policy's units.
+        bounds: how actions come inside them, in the policy's units: clipped ones have no gradient.
         micro_batch: the most states that Q is asked about at once; 0 for all.
     """
 
     scale = 1.0  # Q is in scaled reward already
 
     def __init__(
-        self, values: ActionValues, batch: Batch, noise: Tensor, bounds: Tensor, *, micro_batch: int = 0
+        self, values: ActionValues, batch: Batch, noise: Tensor, bounds: Bounds, *, micro_batch: int = 0
     ) -> None:
         self.values, self.bounds = values, bounds
         parts = (
@@ -40,7 +41,7 @@ class Pathwise:
 
     def constants(self) -> dict[str, Tensor]:
         """Return what else decides the gain, for a dump: the bounds and Q's parameters."""
-        return {"bounds": self.bounds, "action_values_theta": self.values.theta}
+        return {**self.bounds.constants(), "action_values_theta": self.values.theta}
 
     def gain(self, parameters: Tensor, piece: Piece) -> Tensor:
         """Return the mean over ε of Q(s, a_θ) − Q(s, a_old) of each row (n,), the same ε in both."""
@@ -50,7 +51,7 @@ class Pathwise:
     def worth(self, parameters: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
         """Return Q of the actions that the parameters (n, 2A) give with each noise (n, K)."""
         mean, log_std = (part.unsqueeze(1) for part in parameters.chunk(2, dim=-1))
-        actions = clipped(mean + log_std.exp() * noise, self.bounds)
+        actions = self.bounds.inside(mean + log_std.exp() * noise)
         states = self.values.features(observations).unsqueeze(1).expand(-1, noise.shape[1], -1)
         rows = torch.cat([states, actions], dim=-1).flatten(0, 1)
         return self.values.smallest(rows).view(noise.shape[:2])

@@ -83,11 +83,14 @@ def judge(
     )
 
 
-def promise_of(step: StepInfo, *, scale: float, reward_std: float = 1.0) -> Promise | None:
-    """Return what a step promised, or None if it was not taken. `scale` is that of its surrogate."""
+def promise_of(step: StepInfo, *, scale: float, reward_std: float = 1.0, bonus: float = 0.0) -> Promise | None:
+    """Return what a step promised, or None if it was not taken.
+
+    `scale` is that of its surrogate, and `bonus` the part of its improvement that is no reward.
+    """
     if not step.accepted or step.theta is None:
         return None
-    return Promise(step.theta, step.improvement * scale, step.kl, reward_std)
+    return Promise(step.theta, (step.improvement - bonus) * scale, step.kl, reward_std)
 
 
 class Judge:

@@ -10,6 +10,7 @@ from trpo.batch import Batch, Rollout
 from trpo.config import ActionValuesConfig, Config, UserError
 from trpo.models.action_values import ActionValues
 from trpo.models.agent import Agent
+from trpo.models.bounds import Bounds
 from trpo.system import ranks, seeds
 from trpo.update.action_values import (
     ActionValueFit,
@@ -81,7 +82,7 @@ class PathwiseSource:
     Args:
         values: the networks.
         config: the fit.
-        bounds: of continuous actions (2, A), in the policy's units.
+        bounds: how continuous actions come inside them, in the policy's units.
         gamma: γ.
         seed: of the run.
         environments: the numbers of this rank's environments.
@@ -93,7 +94,7 @@ class PathwiseSource:
         self,
         values: ActionValues,
         config: ActionValuesConfig,
-        bounds: Tensor | None,
+        bounds: Bounds | None,
         *,
         gamma: float,
         seed: int,
@@ -147,7 +148,7 @@ class PathwiseSource:
         actions = rollout.actions[rollout.valid]
         if self.bounds is None:
             return torch.zeros((), dtype=torch.float64, device=actions.device)
-        return ((actions < self.bounds[0]) | (actions > self.bounds[1])).double().mean()
+        return self.bounds.outside(actions).double().mean()
 
     def _noise(self, rollout: Rollout, iteration: int) -> Tensor:
         """Return ε (N, K, A), drawn for the environments of all ranks: the same whichever rank steps them."""
@@ -189,7 +190,7 @@ class PathwiseSource:
 
 
 def make_source(
-    config: Config, values: ActionValues | None, bounds: Tensor | None, environments: range, device: torch.device
+    config: Config, values: ActionValues | None, bounds: Bounds | None, environments: range, device: torch.device
 ) -> Source:
     """Return where the surrogates of a run come from; without action values from each batch alone."""
     if values is None:
@@ -197,7 +198,7 @@ def make_source(
     return PathwiseSource(
         values.to(device),
         config.action_values,
-        None if bounds is None else bounds.to(device),
+        bounds,
         gamma=config.advantage.gamma,
         seed=config.seed,
         environments=environments,

@@ -48,12 +48,21 @@ def take_in(normalizer: Normalizer, observations: Observations) -> None:
         part.update(ranks.moments_of(rows))
 
 
+def entropy(agent: Agent, parameters: Tensor, actions: Tensor) -> Tensor:
+    """Return the entropy (N,) of the policy's actions, in nats, float64.
+
+    Of squashed actions a = f(u) it is H(u) + E[log |f'(u)|], the mean over the actions that were drawn.
+    """
+    drawn = agent.policy.distribution.entropy(parameters).double()
+    return drawn if agent.bounds is None else drawn + agent.bounds.log_slope(actions).double()
+
+
 @torch.no_grad()
 def update_normalizer(agent: Agent, rollout: Rollout, batch: Batch) -> dict[str, float]:
     """Move the observation statistics; return the policy's figures and the KL that the move caused."""
     policy, normalizer = agent.policy, agent.normalizer
     before = policy(batch.observations)
-    means = {"policy/entropy": policy.distribution.entropy(before).double().mean()}
+    means = {"policy/entropy": entropy(agent, before, batch.actions).mean()}
     if normalizer is not None and agent.has_statistics:
         observations = rollout.observations[rollout.valid]
         take_in(normalizer, observations)

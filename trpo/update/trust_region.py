@@ -7,6 +7,7 @@
 """
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from trpo.config import TrustRegionConfig
 from trpo.models.distributions import Bernoulli, Categorical
 from trpo.models.networks import Policy
 from trpo.numerics.conjugate_gradient import Solution, Stop, conjugate_gradient, dot
-from trpo.numerics.line_search import line_search
+from trpo.numerics.line_search import Evaluation, Search, full_step, line_search
 from trpo.numerics.params import assign
 from trpo.update.objective import Objective, evenly_spaced
 from trpo.update.step_info import (
@@ -88,18 +89,25 @@ def trust_region_step(
     multiplier = max(math.sqrt(curvature / (2 * max_kl)), floor)  # λ
     step = solution.x / multiplier  # s
     theta = objective.theta.detach()
-    search = line_search(
-        lambda fraction: objective.evaluate(theta + fraction * step),
-        max_kl=max_kl,
-        max_backtracks=config.max_backtracks,
-        backtrack_factor=config.backtrack_factor,
-    )
+    search = searched(lambda fraction: objective.evaluate(theta + fraction * step), config, max_kl)
     full = full_step_figures(objective, step, multiplier, curvature, search)
     if not search.accepted:
         return StepInfo(REJECTIONS[search.last.verdict], **solved, **full)
     assign(policy, theta + search.last.fraction * step)
     taken = taken_step_figures(search, step, gradient, full["kl_quadratic_full_step"], damping)
     return StepInfo(Outcome.ACCEPTED, **solved, **full, **taken)
+
+
+def searched(evaluate: Callable[[float], Evaluation], config: TrustRegionConfig, max_kl: float) -> Search:
+    """Return the candidates that the line search tried, or without one the full step."""
+    if not config.line_search:
+        return full_step(evaluate)
+    return line_search(
+        evaluate,
+        max_kl=max_kl,
+        max_backtracks=config.max_backtracks,
+        backtrack_factor=config.backtrack_factor,
+    )
 
 
 def solve(

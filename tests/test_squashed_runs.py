@@ -1,0 +1,67 @@
+"""Whole runs of squashed actions: every way to act sends the same; a discrete policy refuses what it has not."""
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import TINY, compose, refusal, rows
+
+import trpo
+from trpo.commands.train import train
+from trpo.sampling.environments import Environments
+from trpo.sampling.evaluation import evaluate
+from trpo.trainer import Trainer
+
+SQUASHED = ("env.id=Pendulum-v1", *TINY, "policy.bounds=tanh", "policy.initial_log_std=0.5")
+
+
+def test_environments_get_the_tanh_of_what_is_kept(monkeypatch):
+    sent, step = [], Environments.step
+    monkeypatch.setattr(Environments, "step", lambda self, actions: (sent.append(actions), step(self, actions))[1])
+    with closing(Trainer(compose(*SQUASHED))) as trainer:
+        rollout = trainer.collect()
+    assert rollout.actions.abs().max() > 1
+    torch.testing.assert_close(torch.stack(sent), rollout.actions.tanh())
+    assert torch.stack(sent).abs().max() < 1
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("squashed") / "run"
+    assert train([*SQUASHED, f"hydra.run.dir={directory}"]) == 0
+    return directory
+
+
+def test_a_loaded_agent_acts_by_the_tanh_of_its_mean(run):
+    loaded = trpo.load(run)
+    seen = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    with torch.no_grad():
+        mean = loaded.agent.policy(loaded.agent.normalize(torch.from_numpy(seen)))[:, :1]
+    np.testing.assert_allclose(loaded.act(seen), 2 * np.tanh(mean.numpy()), rtol=1e-5)  # torques are within ±2
+    drawn = np.concatenate([loaded.act(seen, stochastic=True) for _ in range(20)])
+    assert 1.5 < np.abs(drawn).max() < 2
+
+
+def test_evaluation_sends_the_tanh_as_well(run, monkeypatch):
+    loaded, decoded = trpo.load(run), []
+    inside = type(loaded.agent.bounds).inside
+    monkeypatch.setattr(
+        type(loaded.agent.bounds), "inside", lambda self, actions: decoded.append(actions) or inside(self, actions)
+    )
+    evaluate(loaded.agent, loaded.config.env, episodes=range(1), seed=0)
+    assert len(decoded) == 200  # Pendulum's steps
+
+
+def test_its_entropy_is_that_of_squashed_actions(run, tmp_path):
+    """Of an action inside ±1 it is at most log 2, far below that of the normal it is drawn from."""
+    assert train([*SQUASHED[:-2], SQUASHED[-1], f"hydra.run.dir={tmp_path / 'clipped'}"]) == 0
+    squashed, clipped = rows(run)[0]["policy/entropy"], rows(tmp_path / "clipped")[0]["policy/entropy"]
+    assert squashed < np.log(2) < clipped
+
+
+@pytest.mark.parametrize("override", ["policy.bounds=tanh", "policy.std=state", "policy.noise_correlation=0.5"])
+def test_what_discrete_actions_do_not_have_is_refused(override, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    key = override.partition("=")[0]
+    assert f"{key} must be" in refusal(train, "env.id=CartPole-v1", *TINY, override)

@@ -245,7 +245,7 @@ def dense_metric(distribution: Distribution, parameters: Tensor) -> Tensor:
 def dense_fisher(policy: Policy, theta: Tensor, observations: Tensor) -> Tensor:
     """F (P, P) = mean of JᵀMJ, every factor dense."""
     y = at(policy, theta, observations)
-    jacobians = torch.func.jacrev(lambda t: at(policy, t, observations))(theta)
+    jacobians = torch.autograd.functional.jacobian(lambda t: at(policy, t, observations), theta)
     metrics = torch.stack([dense_metric(policy.distribution, row) for row in y])
     return torch.einsum("ndp,nde,neq->pq", jacobians, metrics, jacobians) / len(observations)
 

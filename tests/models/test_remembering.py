@@ -4,6 +4,7 @@ import pytest
 import torch
 from oracles import DISTRIBUTIONS, dense_fisher, dense_kl_hessian, generator, normal, random_policy
 from torch import nn
+from torch.nn.utils.rnn import pack_sequence
 
 from trpo.batch import Batch
 from trpo.models.encoders import Encoder
@@ -92,12 +93,13 @@ def test_the_state_of_a_row_inside_a_segment_is_not_looked_at(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_changes_no_bit(kind):
-    """A longer segment beside them pads the others further."""
-    made = memory(kind, torch.float32)
-    alone = rows(made, torch.tensor([0, 1, 1, 2]), torch.float32)
-    longer = torch.cat([alone, rows(made, torch.full((40,), 2), torch.float32)])
-    assert torch.equal(made(longer)[:4], made(alone))
+def test_nothing_is_padded_and_what_is_beside_a_segment_changes_nothing_of_it(kind):
+    """Neither a longer segment nor more of them."""
+    made = memory(kind)
+    alone = rows(made, torch.tensor([0, 1, 1, 2]))
+    longer = torch.cat([alone, rows(made, torch.full((40,), 2)), rows(made, torch.tensor([3, 4, 4]))])
+    assert len(Segments.of(leaves_of(longer)[SEGMENT]).packed(torch.zeros(47, 3)).data) == 47
+    torch.testing.assert_close(made(longer)[:4], made(alone), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -220,9 +222,16 @@ def test_a_subset_for_the_fisher_matrix_is_of_whole_segments():
     assert sorted(evenly_spaced(batch, 1.0).tolist()) == list(range(len(IDS)))
 
 
-def test_padding_and_back_gives_the_rows_again():
+def test_packing_and_back_gives_the_rows_again():
+    """The same as PyTorch packs a list of the segments, the longest first."""
     values = normal(len(IDS), 2, seed=1)
     segments = Segments.of(IDS)
-    assert torch.equal(segments.flat(segments.padded(values)), values)
-    assert segments.padded(values).shape == (5, 4, 2)
-    assert torch.equal(segments.firsts(values), values[[1, 9, 0, 4]])
+    found = segments.packed(values)
+    each = [values[number == IDS] for number in IDS.unique()]
+    each.sort(key=len, reverse=True)
+    expected = pack_sequence(each)
+    assert torch.equal(found.data, expected.data)
+    assert torch.equal(found.batch_sizes, expected.batch_sizes)
+    assert torch.equal(segments.unpacked(found), values)
+    assert torch.equal(segments.firsts(values), torch.stack([rows[0] for rows in each]))
+    assert torch.equal(segments.firsts(values)[segments.number], torch.stack([values[i == IDS][0] for i in IDS]))

@@ -19,7 +19,9 @@ def step_bytes(policy: nn.Module, spec: Spec, rows: int) -> int:
 
     def count(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Any) -> None:
         nonlocal numbers
-        numbers += (output[0] if isinstance(output, tuple) else output).numel()  # a memory gives its state as well
+        while isinstance(output, tuple):  # a memory gives its state as well, and its rows in a pack
+            output = output[0]
+        numbers += output.numel()
 
     innermost = [module for module in policy.modules() if not list(module.children())]
     hooks = [module.register_forward_hook(count) for module in innermost]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from trpo.models.observations import POLICY_STATE, SEGMENT, Observations, leaves_of
 
@@ -19,34 +19,37 @@ CELLS: dict[str, type[nn.GRU | nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class Segments(NamedTuple):
-    """Rows (N,) sorted by segment, and where they stand in a padded array (L, S)."""
+    """Rows (N,) of S segments in the order in which a cell takes them: all first rows, longest segment first, and on.
+
+    So a step of the cell is over the segments that still go on, and none is padded: where one segment is long and a
+    hundred are short, padding would be nine tenths of the work.
+    """
 
     order: Tensor  # (N,) of the rows
-    lengths: Tensor  # (S,)
-    position: Tensor  # (N,) of each sorted row in its segment
-    number: Tensor  # (N,) of its segment
+    batch_sizes: Tensor  # (L,) how many segments have so many rows, on the CPU
+    number: Tensor  # (N,) of each row's segment, the longest first
 
     @classmethod
     def of(cls, ids: Tensor) -> "Segments":
         """Return the segments of rows by their ids (N,); rows of one are in the order in which they happened."""
-        ordered, order = ids.sort(stable=True)
-        _, number, lengths = ordered.unique_consecutive(return_inverse=True, return_counts=True)
-        starts = lengths.cumsum(0) - lengths
-        return cls(order, lengths, torch.arange(len(ids), device=ids.device) - starts[number], number)
+        ordered, rows = ids.sort(stable=True)
+        _, segment, lengths = ordered.unique_consecutive(return_inverse=True, return_counts=True)
+        position = torch.arange(len(ids), device=ids.device) - (lengths.cumsum(0) - lengths)[segment]
+        number = lengths.argsort(descending=True, stable=True).argsort()[segment]
+        order = rows[(position * len(lengths) + number).argsort()]
+        return cls(order, position.bincount().cpu(), torch.empty_like(number).index_copy(0, rows, number))
 
-    def padded(self, rows: Tensor) -> Tensor:
-        """Return rows (N, F) as (L, S, F), zeros where a segment has ended."""
-        empty = rows.new_zeros(int(self.lengths.max()), len(self.lengths), rows.shape[1])
-        return empty.index_put((self.position, self.number), rows[self.order])
+    def packed(self, rows: Tensor) -> PackedSequence:
+        """Return rows (N, F) as a cell takes them."""
+        return PackedSequence(rows[self.order], self.batch_sizes)
 
-    def flat(self, padded: Tensor) -> Tensor:
-        """Return the rows (N, F) of a padded array (L, S, F), in their own order."""
-        rows = padded[self.position, self.number]
-        return torch.empty_like(rows).index_put((self.order,), rows)
+    def unpacked(self, packed: PackedSequence) -> Tensor:
+        """Return the rows (N, F) of what a cell gave, in their own order."""
+        return torch.empty_like(packed.data).index_put((self.order,), packed.data)
 
     def firsts(self, rows: Tensor) -> Tensor:
-        """Return the first row (S, F) of each segment."""
-        return rows[self.order[self.lengths.cumsum(0) - self.lengths]]
+        """Return the first row (S, F) of each segment, the longest first."""
+        return rows[self.order[: self.batch_sizes[0]]]
 
 
 class Memory(nn.Module):
@@ -90,13 +93,7 @@ class Memory(nn.Module):
 
     def forward(self, observations: Observations) -> Tensor:
         """Return what is remembered after each row (N, H)."""
-        leaves = leaves_of(observations)
-        segments = Segments.of(leaves[SEGMENT])
-        with torch.backends.cudnn.flags(enabled=False):  # whose backward pass has no derivative of its own
-            padded, _ = self.cell(
-                segments.padded(self.encoder(observations)), self._started(segments.firsts(leaves[self.leaf]))
-            )
-        return segments.flat(padded)
+        return self._unrolled(observations)[0]
 
     @torch.no_grad()
     def advance(self, observations: Observations) -> tuple[Tensor, Tensor]:
@@ -109,14 +106,16 @@ class Memory(nn.Module):
     @torch.no_grad()
     def ends(self, observations: Observations) -> Tensor:
         """Return for every row the state (N, H*) in which its segment ends."""
+        return self._unrolled(observations)[1]
+
+    def _unrolled(self, observations: Observations) -> tuple[Tensor, Tensor]:
         leaves = leaves_of(observations)
         segments = Segments.of(leaves[SEGMENT])
-        packed = pack_padded_sequence(
-            segments.padded(self.encoder(observations)), segments.lengths.cpu(), enforce_sorted=False
-        )
-        _, state = self.cell(packed, self._started(segments.firsts(leaves[self.leaf])))
-        rows = self._joined(state)[segments.number]
-        return torch.empty_like(rows).index_put((segments.order,), rows)
+        with torch.backends.cudnn.flags(enabled=False):  # whose backward pass has no derivative of its own
+            packed, state = self.cell(
+                segments.packed(self.encoder(observations)), self._started(segments.firsts(leaves[self.leaf]))
+            )
+        return segments.unpacked(packed), self._joined(state)[segments.number]
 
     def _started(self, states: Tensor) -> Any:
         parts = tuple(part.unsqueeze(0).contiguous() for part in states.split(self.size, dim=-1))
@@ -134,10 +133,11 @@ def groups(observations: Observations, most: int) -> list[Tensor] | None:
     leaves = leaves_of(observations)
     if SEGMENT not in leaves:
         return None
-    segments = Segments.of(leaves[SEGMENT])
+    ordered, rows_by_segment = leaves[SEGMENT].sort(stable=True)
+    lengths = ordered.unique_consecutive(return_counts=True)[1]
     found: list[list[Tensor]] = []
     rows = 0
-    for segment in segments.order.split(segments.lengths.tolist()):
+    for segment in rows_by_segment.split(lengths.tolist()):
         if not found or (most and rows + len(segment) > most):
             found.append([])
             rows = 0

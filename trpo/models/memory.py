@@ -36,7 +36,8 @@ class Segments(NamedTuple):
 
     def padded(self, rows: Tensor) -> Tensor:
         """Return rows (N, F) as (L, S, F), zeros where a segment has ended."""
-        empty = rows.new_zeros(int(self.lengths.max()), len(self.lengths), rows.shape[1])
+        longest = int(self.lengths.max()) if len(self.lengths) else 1  # without a step no cell takes even no segments
+        empty = rows.new_zeros(longest, len(self.lengths), rows.shape[1])
         return empty.index_put((self.position, self.number), rows[self.order])
 
     def flat(self, padded: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ The same functions run in the test's own process, where there is one rank and it
 """
 
 import copy
+import dataclasses
 import json
 import os
 import sys
@@ -174,6 +175,23 @@ def iterations():
         trainer.close()
 
 
+def with_memory(minibatch_size):
+    """Two iterations of a policy and a critic with memory: figures, θ, and what is carried on at the end.
+
+    Forty steps of five environments, so that one of several ranks has one or two segments.
+    """
+    plain = config()
+    policy = dataclasses.replace(plain.policy, memory="gru", memory_size=6, memory_inputs=("action", "reward"))
+    critic = dataclasses.replace(plain.critic, memory="gru", memory_size=6, minibatch_size=minibatch_size)
+    trainer = Trainer(dataclasses.replace(plain, policy=policy, critic=critic))
+    try:
+        trainer.warm_up()
+        figures = [trainer.iterate().row for _ in range(2)]
+        return {"figures": figures, "theta": flatten(trainer.agent), "carried": trainer.collector.recall.state()}
+    finally:
+        trainer.close()
+
+
 @contextmanager
 def counting():
     """Count the messages sent meanwhile, by function."""
@@ -213,6 +231,7 @@ def work():
         "disagreement": disagreement(),
         "rollout": {name: first_rollout(*name) for name in (("CartPole-v1", "sync"), ("Pendulum-v1", "sync"))},
         "iterations": iterations(),
+        "memory": {size: with_memory(size) for size in (10, 40)},
     }
 
 

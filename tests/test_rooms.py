@@ -39,10 +39,12 @@ ALLOWED = {
     "run": (("config", "console", "record", "sampling", "system", "trainer", "update", "writer"), ()),
     "trained": (("config", "keys", "models", "record", "sampling", "trainer"), ("torch",)),
     "search": (("config", "record", "run", "system", "trainer"), ("numpy", "optuna")),
-    "exported": (("config", "models", "record", "sampling", "trained"), ("numpy", "torch")),
+    "compared": (("config", "models", "record", "sampling", "trained"), ("numpy", "torch")),
+    "exported": (("compared", "config", "models", "record", "sampling", "trained"), ("torch",)),
     "commands": (
-        tuple(
-            "config console exported fields keys models record run sampling search system trained trainer".split()  # noqa: SIM905
+        (
+            *("compared", "config", "console", "exported", "fields", "keys", "models", "record", "run", "sampling"),
+            *("search", "system", "trained", "trainer"),
         ),
         ("hydra", "numpy", "omegaconf"),
     ),

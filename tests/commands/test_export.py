@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from pages import blocks
 from tiny_runs import checkpoints, compose, process, refusal, train_tiny
 
 import trpo
@@ -26,6 +27,7 @@ RUNS = {
     "frozenlake": ["env.id=FrozenLake-v1"],
     "marked": ["env.id=probes:Marked-v0"],
 }
+REMEMBERING = ("policy.memory=gru", "policy.memory_inputs=[action,reward]", "policy.memory_size=8")
 TRPO = str(trpo.__path__[0])
 LOADED = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec:FutureWarning")  # torch's own
 
@@ -38,7 +40,7 @@ def made(tmp_path_factory):
     def run_of(name):
         if name not in directories:
             directories[name] = tmp_path_factory.mktemp(name) / "run"
-            own = RUNS.get(name, [f"task={name}"])
+            own = {**RUNS, "remembering": ["task=pendulum", *REMEMBERING]}.get(name, [f"task={name}"])
             assert train_tiny(directories[name], *SHORT, *own) == 0
         return directories[name]
 
@@ -84,7 +86,8 @@ def named(raw, seen):
 def answers(file, inputs):
     if file.suffix == ".onnx":
         return onnxruntime.InferenceSession(file).run(["action"], inputs)[0]
-    return torch.export.load(file).module()({name: torch.from_numpy(rows) for name, rows in inputs.items()}).numpy()
+    tensors = {name: torch.from_numpy(rows) for name, rows in inputs.items()}
+    return torch.export.load(file).module()(tensors)["action"].numpy()
 
 
 def check_answers(run, file, raw):
@@ -166,7 +169,39 @@ def test_a_file_says_what_it_is_and_nothing_of_the_machine(suffix, made, elsewhe
     assert json.loads(told["action_space"]) == action
     assert json.loads(told["observation_space"])["high"] == [1.0, 1.0, 8.0]
     assert told["trpo_version"]
+    assert json.loads(told["memory"]) == {}
     assert TRPO.encode() not in file.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_file_says_what_its_policy_remembers(suffix, made, elsewhere):
+    file = elsewhere / f"policy{suffix}"
+    assert export([str(made("remembering")), file.name]) == 0
+    memory = {"memory.policy_state": 8, "memory.action": 1, "memory.reward": 1}
+    assert json.loads(told_by(file)["memory"]) == memory
+
+
+@pytest.mark.parametrize("name", ["remembering", "pendulum"])
+def test_the_loop_of_the_manual_plays_as_the_agent_does(name, made, elsewhere):
+    assert export([str(made(name)), "policy.onnx"]) == 0
+    (block,) = [
+        block.values[0] for block in blocks("python") if block.id.startswith("export:") and "play" in block.values[0]
+    ]
+    names = {}
+    exec(block, names)
+    env = make_env(EnvConfig(id="Pendulum-v1", max_episode_steps=60))
+    assert names["play"](env, 3) == pytest.approx(played(trpo.load(made(name)), env, 3), rel=1e-4)
+    env.close()
+
+
+def played(agent, env, seed):
+    """The return of one episode by the agent itself."""
+    (observation, _), state, reward, rewards, over = env.reset(seed=seed), None, None, [], False
+    while not over:
+        action, state = agent.predict(observation, state, deterministic=True, reward=reward)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        rewards, over = [*rewards, reward], terminated or truncated
+    return sum(rewards)
 
 
 def test_what_cannot_be_exported_is_refused_in_one_line(made, elsewhere):

@@ -67,6 +67,16 @@ def test_a_pass_over_all_rows_is_every_segment_step_by_step(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_of_no_rows_nothing_is_remembered_and_the_gradient_is_zero(kind):
+    """What a rank sees that has fewer segments than the others: its share of the mean over all ranks is there."""
+    made = memory(kind)
+    features = made(rows(made)[:0])
+    assert features.shape == (0, SIZE)
+    features.sum().backward()
+    assert all(torch.equal(weights.grad, torch.zeros_like(weights)) for weights in made.cell.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_acting_step_by_step_is_the_pass_of_the_update(kind):
     """In the float32 of a run, with the state handed on as acting hands it on."""
     made = memory(kind, torch.float32)

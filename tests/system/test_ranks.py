@@ -215,6 +215,39 @@ def test_an_iteration_of_several_ranks(several, alone):
         assert iterations["evaluation"] == several[0]["iterations"]["evaluation"]
 
 
+def test_iterations_with_memory_are_those_of_one_process(several, alone):
+    """Every critic step is on all rows, whoever has them: what is left is the rounding of float32.
+
+    Actions are discrete, so what they led to is the same to the bit.
+    """
+    expected = alone["memory"][40]
+    for rank in several:
+        found = rank["memory"][40]
+        torch.testing.assert_close(found["theta"], expected["theta"], rtol=0, atol=3e-4)
+        for figures, ours in zip(found["figures"], expected["figures"], strict=True):
+            assert {tag: figures[tag] for tag in OF_MEMORY} == pytest.approx(
+                {tag: ours[tag] for tag in OF_MEMORY}, 1e-3, 1e-9
+            )
+    for name, whole in expected["carried"].items():
+        together = torch.cat([rank["memory"][40]["carried"][name] for rank in several])
+        exact = name in ("memory.action", "memory.reward")
+        torch.testing.assert_close(together, whole, rtol=0, atol=0 if exact else 3e-5, msg=name)
+        assert whole.any(dim=1).all(), name
+
+
+OF_MEMORY = (
+    *("policy/entropy", "critic/explained_variance_after", "trust_region/gradient_norm", "trust_region/kl"),
+    *("trust_region/improvement", "trust_region/state_kl", "trust_region/normalizer_kl"),
+)
+
+
+def test_a_rank_with_fewer_segments_than_the_critic_takes_steps_keeps_up(several):
+    """Some of its minibatches are empty; whole segments are never cut."""
+    for rank in several:
+        assert torch.equal(rank["memory"][10]["theta"], several[0]["memory"][10]["theta"])
+        assert rank["memory"][10]["theta"].isfinite().all()
+
+
 def test_an_iteration_sends_the_messages_that_are_counted_for_it(several):
     """Forty samples, so four critic steps in each of three epochs; the stop request comes from outside an iteration.
 

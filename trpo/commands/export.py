@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from trpo.commands.exit_codes import command, refuse
-from trpo.exported import CHECKED
+from trpo.compared import CHECKED
 from trpo.exported import export as export_agent
 from trpo.record.exports import format_of
 from trpo.record.files import check_target

@@ -109,12 +109,13 @@ class Memory(nn.Module):
         return self._unrolled(observations)[1]
 
     def _unrolled(self, observations: Observations) -> tuple[Tensor, Tensor]:
-        leaves = leaves_of(observations)
+        leaves, features = leaves_of(observations), self.encoder(observations)
+        if not len(features):  # of a rank that has none of the rows: a gradient of zeros, which no cell gives
+            nothing = torch.stack([weights.sum() for weights in (*self.cell.parameters(), features)]).sum()
+            return features.new_zeros(0, self.size) + nothing, features.new_zeros(0, self.state_size)
         segments = Segments.of(leaves[SEGMENT])
         with torch.backends.cudnn.flags(enabled=False):  # whose backward pass has no derivative of its own
-            packed, state = self.cell(
-                segments.packed(self.encoder(observations)), self._started(segments.firsts(leaves[self.leaf]))
-            )
+            packed, state = self.cell(segments.packed(features), self._started(segments.firsts(leaves[self.leaf])))
         return segments.unpacked(packed), self._joined(state)[segments.number]
 
     def _started(self, states: Tensor) -> Any:

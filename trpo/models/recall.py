@@ -45,6 +45,22 @@ class Remembered(NamedTuple):
             | {SEGMENT: Leaf(Kind.SEGMENT, (1,), bytes=8)}
         )
 
+    def of_policy(self) -> dict[str, int]:
+        """Return what the policy acts on of it, by name, and how many numbers that is."""
+        sizes = {POLICY_STATE: self.policy, PREVIOUS_ACTION: self.action, PREVIOUS_REWARD: self.reward}
+        return {name: size for name, size in sizes.items() if size}
+
+    def after(self, state: Tensor | None, actions: Tensor) -> dict[str, Tensor]:
+        """Return what the policy leaves to its next step: its state (B, H*) and its actions (B, A) as numbers."""
+        news = {} if state is None else {POLICY_STATE: state}
+        return news | ({PREVIOUS_ACTION: self._as_numbers(actions)} if self.action else {})
+
+    def _as_numbers(self, actions: Tensor) -> Tensor:
+        if not isinstance(self.distribution, Categorical):
+            return actions
+        parts = zip(actions.long().unbind(-1), self.distribution.sizes, strict=True)
+        return torch.cat([nn.functional.one_hot(action, size) for action, size in parts], dim=-1)
+
 
 def remembered(config: Config, distribution: Distribution) -> Remembered | None:
     """Return what the configured agent carries, or None if it has no memory."""
@@ -83,7 +99,7 @@ class Recall:
 
     def remember(self, state: Tensor | None, actions: Tensor, rewards: Tensor, rows: Any = slice(None)) -> None:
         """Take in a step: the policy's state after it (B, H*), its actions (B, A) and rewards (B,)."""
-        news = {POLICY_STATE: state, PREVIOUS_ACTION: self._as_numbers(actions), PREVIOUS_REWARD: rewards[:, None]}
+        news = {**self.sizes.after(state, actions), PREVIOUS_REWARD: rewards[:, None]}
         for name, carried in self.carried.items():  # the critic's state is data only where a rollout starts
             new = news.get(name)
             carried[rows] = 0.0 if new is None else new.to(carried)
@@ -101,13 +117,6 @@ class Recall:
         """Go back to what was carried."""
         for name, part in self.carried.items():
             part.copy_(carried[name])
-
-    def _as_numbers(self, actions: Tensor) -> Tensor:
-        distribution = self.sizes.distribution
-        if not isinstance(distribution, Categorical):
-            return actions
-        parts = zip(actions.long().unbind(-1), distribution.sizes, strict=True)
-        return torch.cat([nn.functional.one_hot(action, size) for action, size in parts], dim=-1)
 
 
 class NoRecall:

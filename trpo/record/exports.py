@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from trpo.config import UserError
 
-OUTPUT = "action"
 BATCH = "batch"  # the name of the free dimension
 METADATA = "metadata.json"  # within a .pt2
 
-Inputs = dict[str, Tensor]  # what the module takes as its one argument
-Run = Callable[[Inputs], np.ndarray]
+Inputs = dict[str, Tensor]  # what the module takes as its one argument; it gives a dictionary too
+Run = Callable[[Inputs], dict[str, np.ndarray]]
 
 
 class Format(NamedTuple):
@@ -57,7 +56,7 @@ def to_onnx(module: nn.Module, inputs: Inputs, metadata: Mapping[str, str]) -> b
             external_data=False,
             dynamic_shapes=named_batch(inputs),
             input_names=[*inputs],
-            output_names=[OUTPUT],
+            output_names=[*module(inputs)],
             verbose=False,
         )
     assert program is not None
@@ -74,7 +73,13 @@ def run_onnx(data: bytes) -> Run | None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    return lambda inputs: np.asarray(session.run([OUTPUT], {name: rows.numpy() for name, rows in inputs.items()})[0])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Inputs) -> dict[str, np.ndarray]:
+        found = session.run(names, {name: rows.numpy() for name, rows in inputs.items()})
+        return dict(zip(names, found, strict=True))
+
+    return run
 
 
 def to_pt2(module: nn.Module, inputs: Inputs, metadata: Mapping[str, str]) -> bytes:
@@ -89,7 +94,7 @@ def run_pt2(data: bytes) -> Run:
     """Return what PyTorch makes of a file."""
     with quiet():
         module = torch.export.load(io.BytesIO(data)).module()
-    return lambda inputs: np.asarray(module(inputs).numpy())
+    return lambda inputs: {name: rows.numpy() for name, rows in module(inputs).items()}
 
 
 @torch.no_grad()
@@ -115,13 +120,17 @@ def named_batch(inputs: Inputs) -> tuple[dict[str, dict[int, str] | None]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what PyTorch's exporter says of itself: what in it is out of date, and that torchvision is missing."""
+    """Keep back what PyTorch's exporter says of itself: what in it is out of date, and that torchvision is missing.
+
+    So is what it says of PyTorch's own recurrent cells, which keep a list of their weights beside them.
+    """
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)
+            warnings.filterwarnings("ignore", r"The tensor attributes? .*_flat_weights", UserWarning)
             yield
     finally:
         logger.setLevel(level)

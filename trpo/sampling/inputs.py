@@ -20,6 +20,7 @@ from trpo.sampling.encoding import name_of, parts_of, pick
 from trpo.sampling.interface import Interface
 
 Inputs = dict[str, Tensor]  # raw, (B, …) each, by the names of the inputs
+ACTION = "action"  # the output
 
 
 def input_name(part: str) -> str:
@@ -28,6 +29,11 @@ def input_name(part: str) -> str:
     Prefixed, so that a part called `action` is not taken for the output, nor one called `tanh` for a step within.
     """
     return part if part in (ALONE, MASK) else f"{ALONE}.{part}"
+
+
+def after(name: str) -> str:
+    """Return what the output is called that is an input of the step after."""
+    return f"next.{name}"
 
 
 class InputEncoder(nn.Module):

@@ -1,0 +1,80 @@
+"""The scripts that decided what was left out: their arithmetic against dense matrices and against the package."""
+
+import benchmark_memory
+import natural_gradient
+import preconditioners
+import pytest
+import several_steps
+import torch
+from oracles import DISTRIBUTIONS, dense_fisher, random_batch, random_policy
+from tiny_runs import TINY
+
+from trpo.commands.train import train
+from trpo.config import TrustRegionConfig
+from trpo.numerics.params import flatten
+from trpo.record.runs import read_run
+from trpo.update.objective import Objective
+from trpo.update.trust_region import trust_region_step
+
+
+def gaussian(samples=24, hidden_sizes=(5,)):
+    policy = random_policy(DISTRIBUTIONS["gaussian"], dtype=torch.float32, hidden_sizes=hidden_sizes)
+    return policy, random_batch(policy, samples=samples)
+
+
+def test_the_diagonal_is_that_of_the_dense_fisher_matrix():
+    policy, batch = gaussian()
+    F = dense_fisher(policy, flatten(policy), batch.observations)
+    divided = preconditioners.Factors(policy, batch).diagonal(0.1)(torch.ones(len(F)))
+    torch.testing.assert_close(1 / divided, F.diagonal() + 0.1, rtol=1e-3, atol=1e-4)
+
+
+def test_of_one_sample_and_one_layer_the_kronecker_product_is_the_fisher_matrix():
+    """E[aaᵀ] ⊗ E[ss'ᵀ] is exact there; and with little damping its inverse is."""
+    policy, batch = gaussian(samples=1, hidden_sizes=())
+    F = dense_fisher(policy, flatten(policy), batch.observations)
+    v = F @ torch.randn(len(F), generator=torch.Generator().manual_seed(0))  # in the range of F
+    solved = preconditioners.Factors(policy, batch).kfac(1e-4)(v)
+    torch.testing.assert_close(F @ solved, v, rtol=0.05, atol=0.05 * float(v.abs().max()))
+
+
+def test_without_a_preconditioner_it_is_the_solve_of_the_step():
+    policy, batch = gaussian()
+    theta, config = flatten(policy), TrustRegionConfig(max_kl=1e-4, cg_iterations=4, min_multiplier=0.0)
+    objective = Objective(policy, batch)
+    info = trust_region_step(policy, batch, config)
+    x = preconditioners.preconditioned(
+        lambda v: objective.fisher_product(v) + info.damping * v, info.gradient, lambda r: r, 4
+    )
+    torch.testing.assert_close(x / x.norm(), info.step / info.step.norm(), rtol=1e-3, atol=1e-4)
+    assert torch.equal(theta, info.theta)
+
+
+def test_one_step_of_several_is_the_step_at_its_exact_kl():
+    policy, batch = gaussian(samples=64)
+    batch = batch._replace(environments=torch.arange(64) % 4)
+    own = (batch.environments % 2 == 0).nonzero().flatten()
+    promised, kept = several_steps.one_way(policy, batch, own, own, 1)
+    assert promised == kept > 0
+    half = batch.map(lambda column: column[own])
+    info = trust_region_step(policy, half, TrustRegionConfig(max_kl=several_steps.MAX_KL, min_multiplier=0.0))
+    per_root_nat = promised / several_steps.MAX_KL**0.5
+    assert per_root_nat == pytest.approx(info.improvement / info.kl**0.5, rel=0.02)  # whose KL is a little inside
+
+
+def test_a_table_of_what_was_remembered(tmp_path):
+    directory = tmp_path / "gru" / "cartpole_positions" / "seed0"
+    line = ["task=cartpole_positions", *TINY, f"hydra.run.dir={directory}"]
+    assert train(line) == 0
+    final = read_run(directory).summary["final_evaluation"]["return_mean"]
+    (row,) = [line for line in benchmark_memory.table(tmp_path).splitlines() if line.startswith("| cartpole")]
+    assert f"| {final:.2f} ± 0.00 | {final:.2f} |" in row
+
+
+def test_shares_of_the_bound(tmp_path):
+    line = ["env.id=Pendulum-v1", *TINY, "trust_region.line_search=off", "trust_region.damping=0.1"]
+    assert train([*line, "trust_region.max_kl=1.0", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    run = read_run(tmp_path / "run")
+    found = natural_gradient.shares(run)
+    assert found == [row["trust_region/kl"] / row["trust_region/max_kl"] for row in run.rows]
+    assert max(found) != 1.0

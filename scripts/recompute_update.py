@@ -54,6 +54,8 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
         arrays = {name: dump[name].astype(np.float64) for name in dump.files if name != "description"}
     if description["policy"]["activation"] != "tanh" or "Gaussian" not in description["distribution"]:
         raise SystemExit(f"{path}: only Gaussian policies with tanh layers are written out here")
+    if description["policy"].get("final_std_scale", 1.0) != 1.0:
+        raise SystemExit(f"{path}: a σ on a schedule is not written out here")
     if description["outcome"] != "accepted":
         raise SystemExit(f"{path}: this update was rejected, there is nothing to recompute")
     floor = description["policy"]["min_log_std"]

@@ -79,6 +79,7 @@ LEARNED = {
     "trust_region.relative_damping": ["trust_region.relative_damping=0.5"],
     "policy.bounds": ["policy.bounds=tanh"],
     "policy.std": ["policy.std=state"],
+    "policy.final_std_scale": ["policy.final_std_scale=0.5"],
     "trust_region.entropy": ["trust_region.entropy=0.1"],
     "trust_region.line_search": ["trust_region.line_search=off"],  # full steps miss the bound by a few per cent
     "trust_region.max_backtracks": ["trust_region.max_backtracks=0"],  # full steps miss the bound by a few per cent

@@ -1,5 +1,6 @@
 """Whole runs of squashed actions: every way to act sends the same; a discrete policy refuses what it has not."""
 
+import math
 from contextlib import closing
 
 import numpy as np
@@ -60,8 +61,30 @@ def test_its_entropy_is_that_of_squashed_actions(run, tmp_path):
     assert squashed < np.log(2) < clipped
 
 
-@pytest.mark.parametrize("override", ["policy.bounds=tanh", "policy.std=state", "policy.noise_correlation=0.5"])
+@pytest.mark.parametrize(
+    "override", ["policy.final_std_scale=0.5", "policy.bounds=tanh", "policy.std=state", "policy.noise_correlation=0.5"]
+)
 def test_what_discrete_actions_do_not_have_is_refused(override, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     key = override.partition("=")[0]
     assert f"{key} must be" in refusal(train, "env.id=CartPole-v1", *TINY, override)
+
+
+@pytest.mark.parametrize("std", ["shared", "state"])
+def test_sigma_falls_by_its_schedule_and_the_kl_of_that_is_logged(std, tmp_path):
+    """Beside a policy that hardly moves (δ = 1e-9) σ is what the schedule says, and its KL that of two normals."""
+    line = [
+        "env.id=Pendulum-v1",
+        *TINY,
+        "run.total_steps=320",
+        "run.steps_per_iteration=32",
+        "trust_region.max_kl=1e-9",
+    ]
+    settings = [f"policy.std={std}", "policy.final_std_scale=0.25", "normalize.observations=false"]
+    assert train([*line, *settings, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    found = rows(tmp_path / "run")
+    shifts = [math.log(0.25) * (row["env_steps"] - 32) / 320 for row in found]  # by the steps before each iteration
+    for row, last, now in zip(found, [0.0, *shifts[:-1]], shifts, strict=True):
+        assert row["policy/std_mean"] == pytest.approx(math.exp(-1.0 + now), rel=0.02)  # one of the state is nearly so
+        d = last - now
+        assert row["trust_region/sigma_kl"] == pytest.approx(0.5 * (math.expm1(2 * d) - 2 * d), rel=1e-3)

@@ -71,6 +71,7 @@ class PolicyConfig(Section):
         "clip", "of continuous actions: clip what is drawn outside, or squash all by tanh", choices=("clip", "tanh")
     )
     std: str = key("shared", "of a Gaussian policy: shared by all states, or of the state", choices=("shared", "state"))
+    final_std_scale: float = key(1.0, "what σ is multiplied by by the end, a step an iteration; 1: nothing", above=0.0)
     noise_correlation: float = key(0.0, "of a Gaussian's noise with the step before", at_least=0.0, at_most=0.99)
     observations: tuple[str, ...] = key((), "the parts of an observation that it sees; []: all")
     images: tuple[str, ...] = key((), "parts to be taken as pictures, by all networks, whatever their shape says")

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from trpo.update.critic import fit_critic, make_optimizer
 from trpo.update.entropy import entropy_part, with_entropy
 from trpo.update.promise import Judge, promise_of
 from trpo.update.sources import make_source
-from trpo.update.statistics import state_kl, take_in, update_normalizer, update_reward_scale
+from trpo.update.statistics import restart_std, shift_std, state_kl, take_in, update_normalizer, update_reward_scale
 from trpo.update.step_info import Outcome, StepInfo
 from trpo.update.surrogates import Surrogate
 from trpo.update.trust_region import trust_region_step
@@ -85,6 +86,7 @@ class Trainer:
         Raises `UserError`, naming `source`, for what does not fit.
         """
         load_agent(self.agent, state, source)
+        restart_std(self.agent.policy)
         self.warms_up = False
 
     def warm_up(self) -> None:
@@ -128,7 +130,9 @@ class Trainer:
         critic = config.critic.annealed(self.progress)
         fit = fit_critic(agent.critic, self.optimizer, batch.observations, batch.returns, critic, self.minibatches)
         clock.lap("critic")
-        statistics = {**state_kl(agent, rollout), **update_normalizer(agent, rollout, batch)}
+        shift = math.log(config.policy.final_std_scale) * self.progress
+        moved = shift_std(agent.policy, batch, shift)
+        statistics = {**moved, **state_kl(agent, rollout), **update_normalizer(agent, rollout, batch)}
         samples = int(ranks.total(rollout.valid.sum()))
         self.iteration += 1
         self.env_steps += samples

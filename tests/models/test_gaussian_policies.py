@@ -5,7 +5,7 @@ import pytest
 import torch
 from oracles import generator, normal, random_batch
 
-from trpo.models.gaussian_policies import StateGaussianPolicy
+from trpo.models.gaussian_policies import GaussianPolicy, StateGaussianPolicy
 from trpo.numerics.params import assign, flatten
 from trpo.update.objective import Objective
 
@@ -57,3 +57,19 @@ def test_it_acts_as_it_is_updated():
     act, (mean, log_std) = policy.actor(), policy(seen).detach().chunk(2, dim=1)
     torch.testing.assert_close(act(seen, None), mean)
     torch.testing.assert_close(act(seen, noise), mean + log_std.exp() * noise)
+
+
+@pytest.mark.parametrize("kind", [GaussianPolicy, StateGaussianPolicy])
+def test_a_shift_is_added_to_every_log_sigma_and_is_saved_but_not_learned(kind):
+    made = [kind(oracles.OBSERVATION_SIZE, 2, **SETTINGS, generator=generator(0)) for _ in range(3)]
+    seen = normal(6, oracles.OBSERVATION_SIZE, seed=1, dtype=torch.float32)
+    mean, log_std = made[0](seen).chunk(2, dim=1)
+    theta = flatten(made[0])
+    made[0].shift.fill_(-0.5)
+    assert torch.equal(made[0](seen), torch.cat([mean, log_std - 0.5], dim=1))
+    assert torch.equal(flatten(made[0]), theta)
+    made[1].load_state_dict(made[0].state_dict())
+    assert torch.equal(made[1](seen), made[0](seen))
+    older = {name: value for name, value in made[0].state_dict().items() if name != "shift"}
+    made[2].load_state_dict(older)  # of before there was one
+    assert torch.equal(made[2](seen), torch.cat([mean, log_std], dim=1))

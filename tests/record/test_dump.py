@@ -162,6 +162,7 @@ def test_a_tampered_figure_is_noticed_even_in_one_file_of_several(name, files, t
 REFUSED = {  # task and overrides of a run whose first update is refused, and why
     "rejected": ("pendulum", ["trust_region.max_backtracks=0", "seed=1"], "rejected"),
     "not Gaussian": ("cartpole", [], "Gaussian"),
+    "a schedule": ("pendulum", ["policy.final_std_scale=0.5"], "schedule"),
     "no tanh": ("pendulum", ["policy.activation=relu"], "tanh"),
 }
 

@@ -187,7 +187,7 @@ def make_policy(
 
 def check_discrete(config: PolicyConfig) -> None:
     """Raise `UserError` for a setting that only continuous actions have."""
-    for name, off in {"noise_correlation": 0, "bounds": "clip", "std": "shared"}.items():
+    for name, off in {"noise_correlation": 0, "bounds": "clip", "std": "shared", "final_std_scale": 1}.items():
         if getattr(config, name) != off:
             raise UserError(f"policy.{name} must be {off} here: these actions are discrete, and have no Gaussian noise")
 

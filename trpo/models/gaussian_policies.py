@@ -12,11 +12,34 @@ from trpo.models.networks import LAST_POLICY_GAIN, Actor, Policy, after
 from trpo.models.observations import Observations
 
 
-class GaussianPolicy(Policy):
+class Gaussian(Policy):
+    """What both kinds have: log σ = floor + softplus(ρ) + shift.
+
+    ρ is learned. A floor that is smooth has a gradient, where a clamp would cut the dimension out of the Fisher matrix
+    and never let σ grow again. The shift is part of the state and not of θ: `policy.final_std_scale` moves it.
+    """
+
+    shift: Tensor  # a scalar
+
+    def __init__(self, action_size: int, *, min_log_std: float, encoder: nn.Module | None) -> None:
+        super().__init__()
+        self.distribution, self.encoder = DiagonalGaussian(action_size), encoder
+        self.min_log_std = min_log_std
+        self.register_buffer("shift", torch.zeros(()))
+
+    def log_std_of(self, rho: Tensor) -> Tensor:
+        """Return log σ of ρ."""
+        return self.min_log_std + nn.functional.softplus(rho) + self.shift
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}shift", torch.zeros(()))  # which older checkpoints have not
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class GaussianPolicy(Gaussian):
     """A network for the means and one log σ per action dimension, the same in every state.
 
-    log σ = floor + softplus(ρ) with ρ the parameter: a floor with a gradient, where a clamp would cut the
-    dimension out of the Fisher matrix and never let σ grow again.
+    log σ = floor + softplus(ρ) with ρ the parameter.
 
     >>> import torch
     >>> import trpo
@@ -38,9 +61,7 @@ class GaussianPolicy(Policy):
         generator: torch.Generator,
         encoder: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        self.distribution, self.encoder = DiagonalGaussian(action_size), encoder
-        self.min_log_std = min_log_std
+        super().__init__(action_size, min_log_std=min_log_std, encoder=encoder)
         sizes = (observation_size, *hidden_sizes, action_size)
         self.network = mlp(sizes, activation=activation, last_gain=LAST_POLICY_GAIN, generator=generator)
         self.rho = nn.Parameter(torch.full((action_size,), rho_of(initial_log_std, min_log_std)))
@@ -52,7 +73,7 @@ class GaussianPolicy(Policy):
 
     def log_std(self) -> Tensor:
         """Return log σ (A,)."""
-        return self.min_log_std + nn.functional.softplus(self.rho)
+        return self.log_std_of(self.rho)
 
     def actor(self, encode: Map | None = None) -> Actor:
         """Return μ + σε, or μ without noise; σ is the same for every row, and is computed once."""
@@ -65,7 +86,7 @@ class GaussianPolicy(Policy):
         return act if encode is None else torch.no_grad()(act)
 
 
-class StateGaussianPolicy(Policy):
+class StateGaussianPolicy(Gaussian):
     """A network for the means and the log σ, both of the state.
 
     log σ = floor + softplus(ρ(s)), the floor as of `GaussianPolicy`; at first nearly the same in every state.
@@ -90,9 +111,7 @@ class StateGaussianPolicy(Policy):
         generator: torch.Generator,
         encoder: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        self.distribution, self.encoder = DiagonalGaussian(action_size), encoder
-        self.min_log_std = min_log_std
+        super().__init__(action_size, min_log_std=min_log_std, encoder=encoder)
         sizes = (observation_size, *hidden_sizes, 2 * action_size)
         self.network = mlp(sizes, activation=activation, last_gain=LAST_POLICY_GAIN, generator=generator)
         last: Any = self.network[-1]
@@ -113,7 +132,7 @@ class StateGaussianPolicy(Policy):
 
     def _floored(self, outputs: Tensor) -> Tensor:
         mean, rho = outputs.chunk(2, dim=-1)
-        return torch.cat([mean, self.min_log_std + nn.functional.softplus(rho)], dim=-1)
+        return torch.cat([mean, self.log_std_of(rho)], dim=-1)
 
 
 def rho_of(log_std: float, floor: float) -> float:

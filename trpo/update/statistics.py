@@ -6,7 +6,9 @@ from torch import Tensor
 from trpo.batch import Batch, Rollout
 from trpo.models.agent import Agent
 from trpo.models.distributions import DiagonalGaussian
+from trpo.models.gaussian_policies import Gaussian
 from trpo.models.memory import Memory
+from trpo.models.networks import Policy
 from trpo.models.normalizer import Normalizer
 from trpo.models.observations import POLICY_STATE, Observations, leaves_of, like
 from trpo.numerics.advantages import discounted_returns
@@ -46,6 +48,23 @@ def take_in(normalizer: Normalizer, observations: Observations) -> None:
     """Move the observation statistics by raw observations (N, …) of all ranks: one message for each that has them."""
     for part, rows in normalizer.learning(observations):
         part.update(ranks.moments_of(rows))
+
+
+@torch.no_grad()
+def shift_std(policy: Policy, batch: Batch, shift: float) -> dict[str, float]:
+    """Move what is added to log σ to `shift`; return the KL that this makes, which no bound covers, if there is one."""
+    if not isinstance(policy, Gaussian) or shift == float(policy.shift):
+        return {}
+    before = policy(batch.observations)
+    policy.shift.fill_(shift)
+    kl = policy.distribution.kl(before, policy(batch.observations)).mean()
+    return {"trust_region/sigma_kl": float(ranks.mean(kl.unsqueeze(0), len(before)))}
+
+
+def restart_std(policy: Policy) -> None:
+    """Take back what is added to log σ: another run has a schedule of its own."""
+    if isinstance(policy, Gaussian):
+        policy.shift.zero_()
 
 
 def entropy(agent: Agent, parameters: Tensor, actions: Tensor) -> Tensor:

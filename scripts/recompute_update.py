@@ -91,7 +91,7 @@ def entropy_gain(arrays: Arrays, before: Normal, after: Normal) -> float:
 
 
 def pathwise_gain(arrays: Arrays, description: dict[str, Any], before: Normal, after: Normal) -> float:
-    """Return mean[Q(s, clip(μ_θ + σ_θ ε)) − Q(s, clip(μ_old + σ_old ε))], Q the smallest of its networks."""
+    """Return mean[Q(s, clip(μ_θ + σ_θ ε)) − Q(s, clip(μ_old + σ_old ε))], Q the mean of its networks."""
     low, high = arrays["bounds"]
     states, worth = arrays["observations"], []
     for mean, std in (before, after):
@@ -104,7 +104,7 @@ def pathwise_gain(arrays: Arrays, description: dict[str, Any], before: Normal, a
 
 
 def action_values(theta: np.ndarray, rows: np.ndarray, description: dict[str, Any]) -> np.ndarray:
-    """Return the smallest of the networks' values: linear layers, each but the last normalised, then x · sigmoid(x)."""
+    """Return the mean of the networks' values: linear layers, each but the last normalised, then x · sigmoid(x)."""
     networks = description["action_values"]["networks"]
     sizes = [rows.shape[1], *description["action_values"]["hidden_sizes"], 1]
     start, h = 0, np.repeat(rows[None], networks, axis=0)
@@ -122,8 +122,8 @@ def action_values(theta: np.ndarray, rows: np.ndarray, description: dict[str, An
             gain, shift = take(networks, 1, o), take(networks, 1, o)
             h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5) * gain + shift
             h = h / (1 + np.exp(-h))
-    smallest: np.ndarray = h[..., 0].min(0)
-    return smallest
+    mean: np.ndarray = h[..., 0].mean(0)
+    return mean
 
 
 def unpack(theta: np.ndarray, shapes: dict[str, list[int]]) -> tuple[np.ndarray, Layers]:

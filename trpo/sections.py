@@ -203,7 +203,7 @@ class ActionValuesConfig(Section):
 
     path: ClassVar[str] = "action_values"
     hidden_sizes: tuple[int, ...] = key((128, 128), "widths of the hidden layers", at_least=1)
-    networks: int = key(2, "side by side, of which the smallest value counts", at_least=1)
+    networks: int = key(2, "side by side: their smallest value is for targets, their mean for steps", at_least=1)
     rollouts: int = key(32, "the last ones, which are kept", at_least=1)
     drawn: int = key(16, "of those, the newest among them, to which they are fitted in an iteration", at_least=1)
     minibatches: int = key(100, "steps of AdamW in each iteration", at_least=1)

@@ -33,15 +33,15 @@ class Bowl:
     def features(self, observations):
         return observations
 
-    def smallest(self, rows):
+    def mean(self, rows):
         s, a = rows.split([self.states, rows.shape[1] - self.states], dim=1)
         return -self.factor * (a - s @ self.W.T).square().sum(1, keepdim=True)
 
     def advantages(self, batch):
         """Q(s, a) − V(s), V = −‖μ − a*‖² − Σσ² exactly: the best that the score function can have."""
         mean, log_std = batch.old_parameters.chunk(2, dim=1)
-        of_states = self.smallest(torch.cat([batch.observations, mean], 1)) - (2 * log_std).exp().sum(1, keepdim=True)
-        return (self.smallest(torch.cat([batch.observations, batch.actions], 1)) - of_states).flatten()
+        of_states = self.mean(torch.cat([batch.observations, mean], 1)) - (2 * log_std).exp().sum(1, keepdim=True)
+        return (self.mean(torch.cat([batch.observations, batch.actions], 1)) - of_states).flatten()
 
 
 def values_for(distribution, seed=0):
@@ -103,7 +103,7 @@ def test_q_times_a_thousand_takes_the_same_step_where_no_multiplier_is_asked_for
 @pytest.mark.parametrize("kind", [Clip, Tanh])
 @pytest.mark.parametrize("micro_batch", [0, 7])
 def test_gain_and_gradient_are_those_of_the_networks_by_hand(micro_batch, kind):
-    """Of the smaller of two real networks, through clip or tanh, over four draws a state."""
+    """Of the mean of two real networks, through clip or tanh, over four draws a state."""
     policy, batch = gaussian_case(40, actions=2)
     limits = torch.tensor([[-1.0, -0.5], [1.0, 0.3]], dtype=torch.float64)
     values, noise = values_for(DiagonalGaussian(2)), normal(40, 4, 2, seed=5)
@@ -117,7 +117,7 @@ def test_gain_and_gradient_are_those_of_the_networks_by_hand(micro_batch, kind):
             actions = torch.minimum(torch.maximum(drawn, limits[0]), limits[1])
             if kind is Tanh:  # of the first dimension: the other's bounds are not ±1, its units are its own
                 actions = torch.stack([2 / (1 + (-2 * drawn[:, 0]).exp()) - 1, actions[:, 1]], 1)
-            total = total + values(torch.cat([batch.observations, actions], 1)).squeeze(2).amin(0).mean() / 4
+            total = total + values(torch.cat([batch.observations, actions], 1)).squeeze(2).mean() / 4
         return total
 
     theta = flatten(policy).requires_grad_()
@@ -164,7 +164,7 @@ def test_the_sum_over_actions_is_that_of_brute_force(name, micro_batch):
     policy = random_policy(distribution)
     batch, values = random_batch(policy), values_for(distribution)
     objective = Objective(policy, batch, Expected(distribution, values, batch), micro_batch=micro_batch)
-    q = values(batch.observations).amin(0)
+    q = values(batch.observations).mean(0)
 
     def worth(theta):
         return (torch_probabilities(distribution, objective.parameters(theta, batch.observations)) * q).sum(1).mean()

@@ -66,6 +66,11 @@ class ActionValues(nn.Module):
         """Return what of the inputs is observation (N, …)."""
         return observations if self.encoder is None else self.encoder(observations)
 
+    def mean(self, inputs: Tensor) -> Tensor:
+        """Return the mean of the networks' values (N, M)."""
+        values: Tensor = self(inputs)
+        return values.mean(0)
+
     def smallest(self, inputs: Tensor) -> Tensor:
         """Return the smallest of the networks' values (N, M): a maximum over noise is too high, this the least so.
 

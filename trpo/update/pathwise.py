@@ -3,6 +3,9 @@
 The paper's surrogate asks only how good the sampled actions were; its gradient is the score function's, and most of it
 is noise. This one differentiates Q through the action (Heess et al. 2015, arXiv:1510.09142), or sums over all actions
 where they can be counted. In expectation both gradients are the same if Q is π's own.
+
+Q is the mean of several networks. The smallest of them, which is right for targets, falls off wherever they disagree,
+away from the data, and steps along its gradient stay where the data are.
 """
 
 import torch
@@ -54,7 +57,7 @@ class Pathwise:
         actions = self.bounds.inside(mean + log_std.exp() * noise)
         states = self.values.features(observations).unsqueeze(1).expand(-1, noise.shape[1], -1)
         rows = torch.cat([states, actions], dim=-1).flatten(0, 1)
-        return self.values.smallest(rows).view(noise.shape[:2])
+        return self.values.mean(rows).view(noise.shape[:2])
 
 
 class Expected:
@@ -73,7 +76,7 @@ class Expected:
         assert actions is not None
         self.distribution, self.actions = distribution, actions.to(batch.observations.device)
         with torch.no_grad():
-            worth = values.smallest(values.features(batch.observations))
+            worth = values.mean(values.features(batch.observations))
             before = joint_log_probs(distribution, batch.old_parameters, self.actions).exp()
         self.columns = {"action_values": worth, "old_probabilities": before}
 

@@ -10,6 +10,7 @@ from tiny_runs import TINY, compose, refusal, rows
 
 import trpo
 from trpo.commands.train import train
+from trpo.numerics.params import flatten
 from trpo.sampling.environments import Environments
 from trpo.sampling.evaluation import evaluate
 from trpo.trainer import Trainer
@@ -88,3 +89,25 @@ def test_sigma_falls_by_its_schedule_and_the_kl_of_that_is_logged(std, tmp_path)
         assert row["policy/std_mean"] == pytest.approx(math.exp(-1.0 + now), rel=0.02)  # one of the state is nearly so
         d = last - now
         assert row["trust_region/sigma_kl"] == pytest.approx(0.5 * (math.expm1(2 * d) - 2 * d), rel=1e-3)
+
+
+def test_an_agent_that_another_run_starts_as_has_its_own_schedule():
+    config = compose("env.id=Pendulum-v1", *TINY, "policy.final_std_scale=0.25")
+    with closing(Trainer(config)) as first, closing(Trainer(config)) as second:
+        for _ in range(2):
+            first.iterate()
+        assert float(first.agent.policy.shift) < 0
+        second.adopt(first.state(), "another run")
+    assert float(second.agent.policy.shift) == 0
+    assert torch.equal(flatten(second.agent.policy), flatten(first.agent.policy))
+
+
+def test_entropy_is_no_part_of_what_was_promised(tmp_path):
+    """Promises are of reward; with neither rewards nor advantages scaled they are in the surrogate's unit."""
+    raw = ("normalize.rewards=false", "normalize.advantages=false")
+    line = ["env.id=Pendulum-v1", *TINY, *raw, "trust_region.entropy=5.0", "run.evaluation_episodes=0"]
+    assert train([*line, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    step, judged, *_ = rows(tmp_path / "run")
+    assert step["trust_region/entropy_improvement"] > 0.01
+    expected = step["trust_region/improvement"] - step["trust_region/entropy_improvement"]
+    assert judged["trust_region/improvement_promised"] == pytest.approx(expected)

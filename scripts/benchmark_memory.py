@@ -3,7 +3,7 @@
     python scripts/benchmark_memory.py --runs runs/memory                        # needs popgym for the last task
     python scripts/benchmark_memory.py --runs runs/memory --tasks cartpole_positions --seeds 0 1
 
-A run is `trpo-train` with the task as shipped, or with `policy.memory=none critic.memory=none`; its last policy's mode
+A run is `trpo-train` with the settings below, or with `policy.memory=none critic.memory=none`; its last policy's mode
 plays a hundred episodes. Writes scripts/results/memory.md of the runs that are there, and repeats none that is done; an
 hour on two cores.
 """
@@ -27,6 +27,13 @@ BARS = {  # and where they are from
     "repeat_previous": "1 is the most there is",
 }
 WITHOUT = ("repeat_previous",)  # those that are run without memory as well, unless others are asked for
+TASKS: dict[str, tuple[str, ...]] = {
+    **{task: (f"task={task}",) for task in BARS},
+    "repeat_previous": (  # POPGym's
+        *("env.id=popgym:popgym-RepeatPreviousEasy-v0", "policy.memory=gru", "critic.memory=gru"),
+        *("trust_region.max_kl=0.04", "run.total_steps=200_000"),
+    ),
+}
 KINDS: dict[str, tuple[str, ...]] = {"gru": (), "none": ("policy.memory=none", "critic.memory=none")}
 COMMON = ("record.progress=false", "run.evaluate_every=0", "run.evaluation_episodes=100", "record.profile_every=0")
 
@@ -56,7 +63,7 @@ def train(runs: Path, kind: str, task: str, seed: int) -> None:
     directory = runs / kind / task / f"seed{seed}"
     if finished(directory):
         return
-    own = (f"task={task}", f"seed={seed}", *KINDS[kind], f"hydra.run.dir={directory}", "run.resume=auto")
+    own = (*TASKS[task], f"seed={seed}", *KINDS[kind], f"hydra.run.dir={directory}", "run.resume=auto")
     subprocess.run([sys.executable, "-m", "trpo", *own, *COMMON], check=True, stdout=subprocess.DEVNULL)
 
 

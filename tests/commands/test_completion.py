@@ -15,7 +15,7 @@ from trpo.keys import fields_by_key
 TYPED = {
     "trpo-train ta": {"task="},
     "trpo-train task=": {f"task={name}" for name in tasks()},
-    "trpo-train task=cartp": {"task=cartpole"},
+    "trpo-train task=cartp": {"task=cartpole", "task=cartpole_positions"},
     "trpo-train seed=3 surrogate=": {"surrogate=pathwise", "surrogate=score"},
     "trpo-train trust_region.": {f"{key}=" for key, _ in fields_by_key() if key.startswith("trust_region.")},
     "trpo-train -m hydra/launcher=j": {"hydra/launcher=joblib"},
@@ -36,7 +36,7 @@ def test_what_is_typed_is_completed(line, monkeypatch, capsys, tmp_path):
 SHELL = """
 eval "$(trpo-train -sc install=bash)"
 complete -p trpo-train
-COMP_LINE="trpo-train task=cartp" COMP_POINT=21 COMP_WORDS=(trpo-train task=cartp) COMP_CWORD=1
+COMP_LINE="trpo-train task=acrob" COMP_POINT=21 COMP_WORDS=(trpo-train task=acrob) COMP_CWORD=1
 hydra_bash_completion
 echo "${COMPREPLY[@]}"
 """
@@ -51,4 +51,4 @@ def test_bash_completes_a_task(tmp_path):
     )
     registered, completed = answer.stdout.splitlines()
     assert registered.endswith("hydra_bash_completion trpo-train")
-    assert completed == "task=cartpole"
+    assert completed == "task=acrobot"

@@ -131,6 +131,8 @@ OUT_OF_RANGE = {
     "record.dump_every": st.integers(max_value=-1),
     "policy.initial_log_std": st.floats(min_value=5.001, allow_nan=False),
     "policy.min_log_std": st.floats(max_value=-20.001, allow_nan=False),
+    "policy.final_std_scale": st.floats(max_value=0.0),
+    "trust_region.entropy": st.floats(max_value=-1e-9),
     "policy.noise_correlation": st.floats(max_value=-1e-9) | st.floats(min_value=0.991),
     "advantage.gamma": st.floats(max_value=-1e-9) | st.floats(min_value=1.000001) | st.just(float("nan")),
     "advantage.lam": st.floats(max_value=-1e-9) | st.floats(min_value=1.000001) | st.just(float("nan")),

@@ -22,7 +22,7 @@ def train(arguments: list[str]) -> int:
 
 def help_text() -> str:
     """Return the help of `trpo-train`: tasks and keys come from the files and dataclasses themselves."""
-    task_lines = [f"  {name:<26}{environment}" for name, environment in tasks().items()]
+    task_lines = [f"  {name:<33} {environment}" for name, environment in tasks().items()]
     key_lines = [
         f"  {f'{name}={default_of(field)}':<44} {field.metadata['text']}{range_of(field)}"
         for name, field in fields_by_key()

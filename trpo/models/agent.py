@@ -189,7 +189,7 @@ def check_discrete(config: PolicyConfig) -> None:
     """Raise `UserError` for a setting that only continuous actions have."""
     for name, off in {"noise_correlation": 0, "bounds": "clip", "std": "shared", "final_std_scale": 1}.items():
         if getattr(config, name) != off:
-            raise UserError(f"policy.{name} must be {off} here: these actions are discrete, and have no Gaussian noise")
+            raise UserError(f"policy.{name} must be {off} here: only continuous actions have Gaussian noise")
 
 
 def with_memory(

@@ -111,3 +111,10 @@ def test_entropy_is_no_part_of_what_was_promised(tmp_path):
     assert step["trust_region/entropy_improvement"] > 0.01
     expected = step["trust_region/improvement"] - step["trust_region/entropy_improvement"]
     assert judged["trust_region/improvement_promised"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("override", ["policy.std=state", "policy.final_std_scale=0.5"])
+def test_a_network_of_ones_own_has_a_sigma_of_its_own(override, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = ("env.id=Pendulum-v1", *TINY, "policy.network=own_networks:Plain", override)
+    assert "its own σ" in refusal(train, *line)

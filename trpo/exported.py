@@ -66,7 +66,7 @@ class ExportedPolicy(nn.Module):
         parameters = self.policy(leaves[ALONE] if self.alone else leaves)
         actions = self.policy.distribution.mode(parameters)
         left = self.remembered.after(state, actions)
-        sent = self.bounds.inside(actions) if self.bounds else actions
+        sent = actions if self.bounds is None else self.bounds.sent(actions)
         return {ACTION: self.decoder(sent), **{after(name): rows.float() for name, rows in left.items()}}
 
     def inputs(self, raw: object, carried: Mapping[str, Tensor]) -> Inputs:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trpo.config import Config, CriticConfig, PolicyConfig, UserError
-from trpo.models.bounds import BOUNDS, Clip, Tanh
+from trpo.models.bounds import BOUNDS, Clip
 from trpo.models.distributions import DiagonalGaussian, Distribution
 from trpo.models.encoders import Encoder, as_asked, make_encoder
 from trpo.models.gaussian_policies import GAUSSIANS
@@ -55,8 +55,8 @@ class Agent(nn.Module):
         return observations if self.normalizer is None else self.normalizer(observations)
 
     def sent(self, actions: Tensor) -> Tensor:
-        """Return drawn actions (B, A) as they go to the environment's decoder, which clips those outside by itself."""
-        return self.bounds.inside(actions) if isinstance(self.bounds, Tanh) else actions
+        """Return drawn actions (B, A) as they go to the environment's decoder."""
+        return actions if self.bounds is None else self.bounds.sent(actions)
 
     @property
     def has_statistics(self) -> bool:

@@ -28,6 +28,10 @@ class Bounds(Protocol):
         """Return actions (…, A) as the environment will see them, in the policy's units."""
         ...
 
+    def sent(self, actions: Tensor) -> Tensor:
+        """Return actions (…, A) as they go to the environment's decoder, which clips by itself."""
+        ...
+
     def outside(self, actions: Tensor) -> Tensor:
         """Return which components (…, A) end at a limit."""
         ...
@@ -54,6 +58,10 @@ class Clip(nn.Module):
         """Return actions (…, A) clipped."""
         return clipped(actions, self.limits)
 
+    def sent(self, actions: Tensor) -> Tensor:
+        """Return the actions as they are: the decoder clips them."""
+        return actions
+
     def outside(self, actions: Tensor) -> Tensor:
         """Return which components (…, A) are clipped."""
         return (actions < self.limits[0]) | (actions > self.limits[1])
@@ -79,6 +87,10 @@ class Tanh(Clip):
     def inside(self, actions: Tensor) -> Tensor:
         """Return actions (…, A), each dimension squashed or clipped."""
         return torch.where(self.squashed, torch.tanh(actions), clipped(actions, self.limits))
+
+    def sent(self, actions: Tensor) -> Tensor:
+        """Return actions (…, A) squashed."""
+        return self.inside(actions)
 
     def outside(self, actions: Tensor) -> Tensor:
         """Return which components (…, A) are clipped, or so large that tanh rounds to its limit."""

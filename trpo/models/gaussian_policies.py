@@ -1,7 +1,7 @@
 """Policies of continuous actions: a normal around what a perceptron says, its σ of the state or the same in all."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,33 @@ class Gaussian(Policy):
     and never let σ grow again. The shift is part of the state and not of θ: `policy.final_std_scale` moves it.
     """
 
+    outputs: ClassVar[int]  # of the network for each action dimension
+    network: nn.Sequential
     shift: Tensor  # a scalar
 
-    def __init__(self, action_size: int, *, min_log_std: float, encoder: nn.Module | None) -> None:
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        *,
+        hidden_sizes: tuple[int, ...],
+        activation: str,
+        initial_log_std: float,
+        min_log_std: float,
+        generator: torch.Generator,
+        encoder: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.distribution, self.encoder = DiagonalGaussian(action_size), encoder
         self.min_log_std = min_log_std
         self.register_buffer("shift", torch.zeros(()))
+        sizes = (observation_size, *hidden_sizes, self.outputs * action_size)
+        self.network = mlp(sizes, activation=activation, last_gain=LAST_POLICY_GAIN, generator=generator)
+        self.start(action_size, math.log(math.expm1(initial_log_std - min_log_std)))
+
+    def start(self, action_size: int, rho: float) -> None:
+        """Let every ρ be this one at first."""
+        raise NotImplementedError
 
     def log_std_of(self, rho: Tensor) -> Tensor:
         """Return log σ of ρ."""
@@ -49,22 +69,11 @@ class GaussianPolicy(Gaussian):
     torch.Size([5, 4])
     """
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        *,
-        hidden_sizes: tuple[int, ...],
-        activation: str,
-        initial_log_std: float,
-        min_log_std: float,
-        generator: torch.Generator,
-        encoder: nn.Module | None = None,
-    ) -> None:
-        super().__init__(action_size, min_log_std=min_log_std, encoder=encoder)
-        sizes = (observation_size, *hidden_sizes, action_size)
-        self.network = mlp(sizes, activation=activation, last_gain=LAST_POLICY_GAIN, generator=generator)
-        self.rho = nn.Parameter(torch.full((action_size,), rho_of(initial_log_std, min_log_std)))
+    outputs = 1
+
+    def start(self, action_size: int, rho: float) -> None:
+        """Let every ρ be this one at first."""
+        self.rho = nn.Parameter(torch.full((action_size,), rho))
 
     def forward(self, observations: Observations) -> Tensor:
         """Return [μ, log σ] (N, 2A)."""
@@ -99,23 +108,12 @@ class StateGaussianPolicy(Gaussian):
     [0.0, 0.0, -1.0, -1.0]
     """
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        *,
-        hidden_sizes: tuple[int, ...],
-        activation: str,
-        initial_log_std: float,
-        min_log_std: float,
-        generator: torch.Generator,
-        encoder: nn.Module | None = None,
-    ) -> None:
-        super().__init__(action_size, min_log_std=min_log_std, encoder=encoder)
-        sizes = (observation_size, *hidden_sizes, 2 * action_size)
-        self.network = mlp(sizes, activation=activation, last_gain=LAST_POLICY_GAIN, generator=generator)
+    outputs = 2
+
+    def start(self, action_size: int, rho: float) -> None:
+        """Let every ρ be nearly this one at first: the last bias is, the last weights are small."""
         last: Any = self.network[-1]
-        last.bias.data[action_size:] = rho_of(initial_log_std, min_log_std)
+        last.bias.data[action_size:] = rho
 
     def forward(self, observations: Observations) -> Tensor:
         """Return [μ, log σ] (N, 2A)."""
@@ -133,11 +131,6 @@ class StateGaussianPolicy(Gaussian):
     def _floored(self, outputs: Tensor) -> Tensor:
         mean, rho = outputs.chunk(2, dim=-1)
         return torch.cat([mean, self.log_std_of(rho)], dim=-1)
-
-
-def rho_of(log_std: float, floor: float) -> float:
-    """Return the ρ of floor + softplus(ρ) = log σ."""
-    return math.log(math.expm1(log_std - floor))
 
 
 GAUSSIANS: dict[str, type[GaussianPolicy | StateGaussianPolicy]] = {

@@ -5,7 +5,7 @@ is noise. This one differentiates Q through the action (Heess et al. 2015, arXiv
 where they can be counted. In expectation both gradients are the same if Q is π's own.
 
 Q is the mean of several networks. The smallest of them, which is right for targets, falls off wherever they disagree,
-away from the data, and steps along its gradient stay where the data are.
+which is away from the data: steps along its gradient left Hopper and Walker2d where they stood.
 """
 
 import torch

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny_runs import TINY, fingerprints, rows, summary, train_tiny
 
@@ -116,6 +116,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
+@example("A¹")  # a letter to Python, not to Hydra
 def test_a_value_is_written_so_that_it_is_read_again(value):
     (override,) = OverridesParser.create().parse_overrides([f"key={written(value)}"])
     assert plain(override.value()) == value

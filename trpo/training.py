@@ -17,7 +17,9 @@ from trpo.trained import TrainedAgent, load
 from trpo.trainer import Trainer
 
 Callback = Callable[[Mapping[str, float | str], TrainedAgent], Any]
-PLAIN = re.compile(r"(?!(true|false|null|nan|inf)$)[a-z][\w./-]*", re.IGNORECASE)  # texts that need no quotes
+PLAIN = re.compile(
+    r"(?!(true|false|null|nan|inf)$)[a-z][\w./-]*", re.ASCII | re.IGNORECASE
+)  # texts that need no quotes
 
 
 class Run(NamedTuple):

@@ -1,5 +1,6 @@
 """The command `trpo-search`, end to end: trials, what becomes of them, and what is left at the end."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import optuna
 import pytest
 import yaml
 from same_runs import assert_same_run
@@ -15,9 +17,10 @@ from tiny_runs import TINY, compose, environment_variables, fingerprints, refusa
 from trpo.commands.compose import compose_jobs, load_config, to_config
 from trpo.commands.search import checked_search, search, search_parser
 from trpo.commands.train import train
+from trpo.config import UserError
 from trpo.record.runs import read_run
 from trpo.search.found import importances, ranking
-from trpo.search.study import CONTINUES, WORKER, make_study, opened, running, take
+from trpo.search.study import CONTINUES, WORKER, check_storage, journal, make_study, opened, running, take
 from trpo.trainer import Trainer
 
 TINIER = (*TINY, "run.evaluate_every=32")  # three evaluations
@@ -259,6 +262,30 @@ def test_a_trial_whose_process_died_is_tried_again_but_not_for_ever(elsewhere):
     trials = trials_of(elsewhere)
     assert [trial.state.name for trial in trials] == ["FAIL"] * 3 + ["COMPLETE"]
     assert [trial.user_attrs.get(CONTINUES) for trial in trials] == [None, 0, 1, None]
+
+
+@pytest.mark.parametrize("enqueued", [0, 1])
+def test_a_study_whose_making_was_cut_off_or_goes_on_elsewhere_is_none_yet_and_is_made_to_the_end(enqueued, elsewhere):
+    the_search = asked(*PAID, "+env.kwargs.pay=0.5", PAY)
+    the_search.storage.parent.mkdir()
+    begun = optuna.create_study(study_name="trpo", storage=journal(the_search.storage), direction="maximize")
+    for _ in range(enqueued):
+        begun.enqueue_trial({"env.kwargs.pay": 0.5})
+    check_storage(the_search)
+    study = make_study(the_search)
+    assert [trial.system_attrs["fixed_params"] for trial in study.get_trials()] == [{"env.kwargs.pay": 0.5}]
+    check_storage(the_search)
+    with pytest.raises(UserError, match="a study of other keys: its seeds is 1, 2 was asked for"):
+        check_storage(dataclasses.replace(the_search, seeds=2))
+
+
+def test_a_study_of_someone_elses_is_refused(elsewhere):
+    the_search = asked(*PAID, "+env.kwargs.pay=0.5", PAY)
+    the_search.storage.parent.mkdir()
+    other = optuna.create_study(study_name="trpo", storage=journal(the_search.storage))
+    other.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    with pytest.raises(UserError, match="a study of other keys"):
+        check_storage(the_search)
 
 
 def test_trials_of_other_hosts_and_of_living_processes_are_left_alone(elsewhere, capsys):

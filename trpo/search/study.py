@@ -26,6 +26,7 @@ from trpo.system.liveness import Identity, is_dead, own_identity
 NAME = "trpo"  # of the one study in a file
 MOST_DEATHS = 3  # of the processes that ran a trial, before it counts as failed
 
+SEARCH = "search"  # what is kept with the study: those that share it agree on it
 # What is kept with a trial, besides Optuna's own.
 WORKER = "worker"  # the identity of the process that runs it
 AS_CONFIGURED = "as_configured"  # of trial 0: the values of the searched keys without the search
@@ -62,15 +63,16 @@ class Search:
 
 def check_storage(search: Search) -> None:
     """Raise `UserError` if the file holds another study or something else, or if runs are there that are of none."""
+    runs = any(search.directory.glob("trial_*"))  # first: another shell may be making its study, and then its runs
     if search.storage.exists() and (study := opened(search.storage)) is not None:
         check_same(study, search)
-    elif any(search.directory.glob("trial_*")):
+    elif runs:
         raise UserError(f"{search.directory} holds trials, but {search.storage} no study: choose another --storage")
 
 
 def check_same(study: Study, search: Search) -> None:
     """Raise `UserError` if a study is not that of this search."""
-    there, asked = study.user_attrs.get("search", {}), search.describe()
+    there, asked = study.user_attrs.get(SEARCH, {}), search.describe()
     for part in asked:
         if there.get(part) != asked[part]:
             raise UserError(
@@ -85,13 +87,15 @@ def shown(part: Any) -> str:
 
 
 def opened(storage: Path) -> Study | None:
-    """Return the study in a file, or None if there is none yet. Raises `UserError` if the file is no journal."""
+    """Return the study in a file, or None if none has been made to the end. Raises `UserError` for no journal."""
     try:
-        return optuna.load_study(study_name=NAME, storage=journal(storage))
+        study = optuna.load_study(study_name=NAME, storage=journal(storage))
     except KeyError:
         return None
     except (ValueError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{storage} is not the journal of a study: {first_line(error)}") from error
+    unfinished = SEARCH not in study.user_attrs and len(study.get_trials(deepcopy=False)) < 2
+    return None if unfinished else study
 
 
 def journal(storage: Path) -> JournalStorage:
@@ -111,19 +115,26 @@ def make_study(search: Search) -> Study:
     with alone(search):
         study = opened(search.storage) if search.storage.exists() else None
         if study is None:
-            study = optuna.create_study(study_name=NAME, storage=journal(search.storage), direction="maximize")
-            study.set_user_attr("search", search.describe())
-            enqueue_start(study, search)
+            study = created(search)
         check_same(study, search)
     study.pruner = pruner_of(search)
     return study
 
 
-def enqueue_start(study: Study, search: Search) -> None:
-    """Let trial 0 be the configuration as it is."""
+def created(search: Search) -> Study:
+    """Return a new study, whose trial 0 will be the configuration as it is.
+
+    What it is a study of is written last: where that is missing, its making was cut off, or another process is at it.
+    """
+    study = optuna.create_study(
+        study_name=NAME, storage=journal(search.storage), direction="maximize", load_if_exists=True
+    )
     dimensions = {dimension.name: dimension for dimension in search.space}
     recorded = {name: dimensions[name].recorded(value) for name, value in search.start.items()}
-    study.enqueue_trial(recorded, user_attrs={AS_CONFIGURED: dict(search.start)})
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(recorded, user_attrs={AS_CONFIGURED: dict(search.start)})
+    study.set_user_attr(SEARCH, search.describe())
+    return study
 
 
 def pruner_of(search: Search) -> BasePruner:

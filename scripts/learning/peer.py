@@ -1,8 +1,4 @@
-"""sb3-contrib's TRPO with rl-baselines3-zoo's settings, trained and scored: `python -m learning.peer ID SEED STEPS`.
-
-The settings are those of the zoo's `hyperparams/trpo.yml` for MuJoCo. Its `target_kl` is a mean over action dimensions:
-on HalfCheetah 0.04 there is a joint bound of 0.24.
-"""
+"""sb3-contrib's TRPO with rl-baselines3-zoo's settings, trained and scored: `python -m learning.peer ID SEED STEPS`."""
 
 import json
 import sys
@@ -18,25 +14,13 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from learning.contest import FINAL_EPISODES, LAST_EPISODES, POINT_EPISODES, POINT_EVERY
-
-ENVIRONMENTS = 2
-SETTINGS: dict[str, Any] = {
-    "n_steps": 1024,
-    "batch_size": 128,
-    "gamma": 0.99,
-    "gae_lambda": 0.95,
-    "cg_max_steps": 25,
-    "cg_damping": 0.1,
-    "n_critic_updates": 20,
-    "learning_rate": 1e-3,
-}
-OWN_SETTINGS: dict[str, dict[str, Any]] = {"HalfCheetah": {"target_kl": 0.04}, "Swimmer": {"gamma": 0.9999}}
+from learning.zoo import ENVIRONMENTS, settings_of
 
 
 def train_and_score(id: str, seed: int, steps: int) -> dict[str, Any]:
     """Return the same scores as `learning.score`. The seconds are those of training alone."""
     torch.set_num_threads(1)
-    settings = SETTINGS | OWN_SETTINGS.get(id.split("-")[0], {})
+    settings = settings_of(id)
     envs = VecNormalize(make_vec_env(id, ENVIRONMENTS, seed=seed), gamma=settings["gamma"])
     model = TRPO("MlpPolicy", envs, device="cpu", seed=seed, stats_window_size=LAST_EPISODES, **settings)
     curve, seconds = [], 0.0

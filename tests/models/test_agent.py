@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, PolicyConfig
+from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, PolicyConfig, UserError
 from trpo.models.agent import make_agent
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.models.gaussian_policies import GaussianPolicy
@@ -52,6 +52,14 @@ def z_scores(raw):
     """Normalise by NumPy in float64."""
     data = observations().double().numpy()
     return torch.from_numpy((raw.double().numpy() - data.mean(0)) / data.std(0)).float()
+
+
+def test_a_part_of_the_observation_with_the_name_of_what_a_memory_keeps_is_refused():
+    parts = {name: Leaf(Kind.VECTOR, (3,)) for name in ("memory.speed", "memory.policy_state")}
+    config = dataclasses.replace(SMALL, policy=PolicyConfig(hidden_sizes=(8,), memory="gru"))
+    with pytest.raises(UserError, match=r"a part named memory\.policy_state, which policy\.memory keeps there"):
+        make_agent(config, parts, Categorical((4,)))
+    make_agent(SMALL, parts, Categorical((4,)))
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=str)

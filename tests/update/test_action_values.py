@@ -86,6 +86,18 @@ def test_under_the_policy_that_acted_every_ratio_is_one():
     assert moved.traces.max() <= 1.0
 
 
+@pytest.mark.parametrize(
+    ("distribution", "bounds", "drawn"),
+    [(Categorical((3,)), None, False), (DiagonalGaussian(2), BOUNDS, True)],
+    ids=str,
+)
+def test_only_actions_that_cannot_be_counted_are_drawn(distribution, bounds, drawn):
+    _, _, record, _, reader = case(distribution, bounds)
+    used, fresh = generator(0), generator(0)
+    samples_of(record, reader, used, gamma=0.9, trace=0.5, draws=2)
+    assert torch.equal(used.get_state(), fresh.get_state()) is not drawn
+
+
 def data(rows=400):
     inputs = torch.randn(rows, 5, generator=generator(1))
     targets = torch.sin(inputs[:, 0]) + 0.5 * inputs[:, 1]

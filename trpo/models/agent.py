@@ -126,9 +126,17 @@ def make_agent(config: Config, observations: Spec, distribution: Distribution, l
 
 
 def with_carried(observations: Spec, config: Config, distribution: Distribution) -> tuple[Spec, Remembered | None]:
-    """Return the leaves that any network sees, those that memory adds with them, and what is carried."""
+    """Return the leaves that any network sees, those that memory adds with them, and what is carried.
+
+    Raises `UserError` where the environment has a part of the same name.
+    """
     asked, memory = as_asked(observations, config), remembered(config, distribution)
-    return (asked, None) if memory is None else ({**named(asked), **memory.leaves()}, memory)
+    if memory is None:
+        return asked, None
+    leaves, added = named(asked), memory.leaves()
+    if both := ", ".join(sorted(leaves.keys() & added.keys())):
+        raise UserError(f"the observation has a part named {both}, which policy.memory keeps there: rename it")
+    return {**leaves, **added}, memory
 
 
 def load_agent(agent: Agent, state: Mapping[str, Any], source: str) -> None:

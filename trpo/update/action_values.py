@@ -119,7 +119,8 @@ def samples_of(
         following[rollout.truncated] = rollout.final_observations
     observations, following = (agent.normalize(raw.flatten(0, 1)) for raw in (rollout.observations, following))
     actions = rollout.actions.flatten(0, 1)
-    noise = [reader.distribution.noise(len(actions), generator).to(actions.device) for _ in range(draws)]
+    count = draws if reader.joint is None else 0  # all actions are summed over where they can be counted
+    noise = [reader.distribution.noise(len(actions), generator).to(actions.device) for _ in range(count)]
     log_probs = reader.distribution.log_prob(agent.policy(observations), actions).view(steps, envs)
     ratios = (log_probs - record.log_probs).exp()
     inputs, outputs = reader.inputs(observations, actions)

@@ -8,6 +8,7 @@ from speed.tables import number, table
 from speed.training import RANK_SETTINGS
 
 Rows = dict[str, list[Row]]  # by section
+SB3_DEFAULT = "sb3-contrib TRPO, 1 env, 2 threads"
 
 
 class Target(NamedTuple):
@@ -67,7 +68,8 @@ TARGETS = (
         True,
         rates("trpo, ", theirs=["sb3-contrib TRPO, 1 env,", "sb3-contrib TRPO, 8 envs"]),
     ),
-    Target("trpo / sb3-contrib's default", 9.0, True, rates("trpo, ", theirs=["sb3-contrib TRPO, 1 env, 2 threads"])),
+    Target("trpo / sb3-contrib's default", 9.0, True, rates("trpo, ", theirs=[SB3_DEFAULT])),
+    Target("trpo, pathwise / sb3-contrib's default", 1.0, True, rates("trpo, pathwise", theirs=[SB3_DEFAULT])),
     Target("trpo / tianshou's best", 4.0, True, rates("trpo, ", theirs=["tianshou"])),
     Target("trpo, sync / sb3-contrib, both 16 envs", 2.2, True, rates("trpo, sync", theirs=["sb3-contrib TRPO, 16"])),
     *(

@@ -76,6 +76,10 @@ def training_contestants(device: str) -> dict[str, Command]:
         for threads in (1, 2):
             overrides = (f"env.backend={backend}", f"run.threads={threads}", f"device={device}")
             contestants[ours_name(backend, threads)] = (*RATE, "trpo", HALFCHEETAH, *overrides)
+    for threads in (1, 2):
+        settings = ("surrogate=pathwise", "env.backend=envpool", f"run.threads={threads}", f"device={device}")
+        pathwise = (*RATE, "trpo", "--iterations", "100", HALFCHEETAH, *settings)  # a quarter as many samples in each
+        contestants[f"trpo, pathwise, envpool, {plural(envs, 'env')}, {plural(threads, 'thread')}"] = pathwise
     for count, iterations in ((1, 4), (8, 1), (envs, 1)):  # its default, what it is best at, and as many as we have
         for threads in (1, 2):
             size = ("--envs", str(count), "--threads", str(threads), "--iterations", str(iterations))

@@ -6,8 +6,10 @@ import natural_gradient
 import preconditioners
 import pytest
 import several_steps
+import step_twins
 import torch
 from oracles import DISTRIBUTIONS, dense_fisher, random_batch, random_policy
+from test_batch import ENVS, STEPS, agent_for, batch_of, rollout_of
 from tiny_runs import TINY
 
 from trpo.commands.train import train
@@ -61,6 +63,35 @@ def test_one_step_of_several_is_the_step_at_its_exact_kl():
     info = trust_region_step(policy, half, TrustRegionConfig(max_kl=several_steps.MAX_KL, min_multiplier=0.0))
     per_root_nat = promised / several_steps.MAX_KL**0.5
     assert per_root_nat == pytest.approx(info.improvement / info.kl**0.5, rel=0.02)  # whose KL is a little inside
+
+
+def test_halves_of_a_rollout_have_the_returns_that_they_have_in_the_whole():
+    agent = agent_for(DISTRIBUTIONS["gaussian"])
+    rollout = rollout_of(agent)
+    assert rollout.truncated[:, ::2].any()
+    assert rollout.truncated[:, 1::2].any()
+    whole, environments = batch_of(agent, rollout), torch.arange(ENVS).repeat(STEPS)[rollout.valid.flatten()]
+    for parity in (0, 1):
+        half = batch_of(agent, step_twins.columns_of(rollout, parity))
+        torch.testing.assert_close(half.returns, whole.returns[environments % 2 == parity])
+        torch.testing.assert_close(half.observations, whole.observations[environments % 2 == parity])
+
+
+def test_the_cosine_of_two_steps_is_that_of_the_dense_solution():
+    policy, batch = gaussian(samples=200)
+    F = dense_fisher(policy, flatten(policy), batch.observations).double()
+    g, h = (
+        Objective(policy, batch.map(lambda column, rows=rows: column[rows])).gradient()
+        for rows in (slice(100), slice(100, 200))
+    )
+    x, y = (
+        torch.linalg.solve(F + 0.03 * (v @ F @ v) / (v @ v) * torch.eye(len(F)), v) for v in (g.double(), h.double())
+    )
+    expected = (x @ F @ y) / ((x @ F @ x) * (y @ F @ y)).sqrt()
+    metric = Objective(policy, batch)
+    assert step_twins.cosine(metric, g, h) == pytest.approx(float(expected), abs=0.05)
+    assert step_twins.cosine(metric, g, g) == pytest.approx(1.0, abs=1e-5)
+    assert step_twins.cosine(metric, g, -g) == pytest.approx(-1.0, abs=1e-5)
 
 
 def test_a_table_of_what_was_remembered(tmp_path):

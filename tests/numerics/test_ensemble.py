@@ -8,7 +8,13 @@ from torch import nn
 from trpo.models.action_values import ActionValues
 from trpo.numerics.ensemble import SquaredError, forward, layers_of, parameter_count
 
-SHAPES = {"one hidden": (4, 7, 1), "two hidden": (4, 7, 6, 1), "several outputs": (3, 5, 5, 4), "linear": (4, 2)}
+SHAPES = {
+    "one hidden": (4, 7, 1),
+    "two hidden": (4, 7, 6, 1),
+    "several outputs": (3, 5, 5, 4),
+    "linear": (4, 2),
+    "one input": (1, 5, 1),
+}
 ROWS = 30
 
 

@@ -50,11 +50,16 @@ def forward(layers: Sequence[Layer], inputs: Tensor) -> Tensor:
     """Return the outputs (K, N, M) for inputs (N, I), differentiably."""
     rows = inputs.expand(len(layers[0].weight), *inputs.shape)
     for weight, bias, gain, shift in layers:
-        rows = torch.baddbmm(bias, rows, weight)
+        rows = torch.baddbmm(bias, weight.mT, rows.mT).mT if weight.shape[2] == 1 else torch.baddbmm(bias, rows, weight)
         if gain is not None and shift is not None:
-            normed = torch.nn.functional.layer_norm(rows, rows.shape[-1:], eps=EPS)
-            rows = torch.nn.functional.silu(torch.addcmul(shift, normed, gain))
+            rows = torch.nn.functional.silu(torch.addcmul(shift, standardised(rows), gain))
     return rows
+
+
+def standardised(rows: Tensor) -> Tensor:
+    """Return rows with mean 0 and standard deviation 1, differentiably; ATen's layer norm takes twice the time."""
+    centred = rows - rows.mean(-1, keepdim=True)
+    return centred * (centred.square().mean(-1, keepdim=True) + EPS).rsqrt()
 
 
 class Program(NamedTuple):
@@ -101,7 +106,7 @@ class SquaredError:
         backwards: list[Callable[[Tensor], tuple[list[Kernel], Tensor]]] = []
         for layer, gradient in zip(layers, gradients, strict=True):
             z = new(self.networks, n, layer.weight.shape[2])
-            kernels.append(partial(torch.baddbmm, layer.bias, h, layer.weight, out=z))
+            kernels.append(product(h, layer.weight, z, layer.bias))
             backwards.append(partial(linear_backward, layer, gradient, h, len(backwards) == 0))
             if layer.gain is not None:
                 hidden = Hidden.at(z)
@@ -135,7 +140,13 @@ class Hidden(NamedTuple):
         """Return the kernels from z to h."""
         z, x, a, h, mean, rstd = self
         return [
-            partial(aten.native_layer_norm.out, z, z.shape[-1:], None, None, EPS, out0=x, out1=mean, out2=rstd),
+            partial(torch.mean, z, -1, keepdim=True, out=mean),
+            partial(torch.sub, z, mean, out=x),
+            partial(torch.mul, x, x, out=a),
+            partial(torch.mean, a, -1, keepdim=True, out=rstd),
+            partial(torch.add, rstd, EPS, out=rstd),
+            partial(torch.rsqrt, rstd, out=rstd),
+            partial(torch.mul, x, rstd, out=x),
             partial(torch.addcmul, layer.shift, x, layer.gain, out=a),
             partial(aten.silu.out, a, out=h),
         ]
@@ -160,13 +171,28 @@ def linear_backward(
 ) -> tuple[list[Kernel], Tensor]:
     """Return the kernels from ∂/∂z to weight, bias and, but for the first layer, input, and where that one will be."""
     kernels: list[Kernel] = [
-        partial(torch.bmm, h.transpose(1, 2), delta, out=gradient.weight),
+        product(h.mT, delta, gradient.weight),
         partial(torch.sum, delta, 1, keepdim=True, out=gradient.bias),
     ]
     below = h if first else torch.empty_like(h)
     if not first:
-        kernels.append(partial(torch.bmm, delta, layer.weight.transpose(1, 2), out=below))
+        kernels.append(product(delta, layer.weight.mT, below))
     return kernels, below
+
+
+def product(left: Tensor, right: Tensor, place: Tensor, bias: Tensor | None = None) -> Kernel:
+    """Return the kernel that writes left·right, plus a bias if there is one, to `place`.
+
+    Batched products with one column are several times as slow as with one row, and those over one term slower than what
+    they are, products of numbers.
+    """
+    if bias is None and left.shape[2] == 1:
+        return partial(torch.mul, left, right, out=place)
+    if right.shape[2] == 1:
+        left, right, place = right.mT, left.mT, place.mT
+    if bias is None:
+        return partial(torch.bmm, left, right, out=place)
+    return partial(torch.baddbmm, bias, left, right, out=place)
 
 
 def norm_backward(delta: Tensor, z: Tensor, mean: Tensor, rstd: Tensor, place: Tensor) -> None:

@@ -13,6 +13,7 @@ from trpo.update.action_values import (
     Reader,
     Samples,
     assess,
+    beside,
     fit_action_values,
     make_optimizer,
     recorded,
@@ -63,6 +64,31 @@ def test_one_step_targets_are_those_of_each_rows_true_next_observation():
     actions = rollout.actions[rollout.valid].flatten()
     assert samples.outputs.tolist() == actions.tolist()
     assert torch.equal(samples.inputs, agent.normalize(rollout.observations[rollout.valid]))
+
+
+def flipped(rollout):
+    """The same environments in the opposite order, with other final observations."""
+    rows = {name: getattr(rollout, name).flip(1) for name in rollout._fields[:6]}
+    finals = 7 - rollout.final_observations
+    return rollout._replace(**rows, last_observations=rollout.last_observations.flip(0), final_observations=finals)
+
+
+def test_rollouts_side_by_side_have_the_samples_that_each_has_alone():
+    """Discrete, so that no noise is drawn; the final observations are those of the rows that they were of."""
+    distribution = Categorical((3,))
+    agent, rollout, record, _, reader = case(distribution, None)
+    other = flipped(rollout)
+    records = [record, recorded(other, batch_of(agent, other), distribution), record]
+    wide = beside(records)
+    settings = {"gamma": 0.9, "trace": 0.8, "draws": 2}
+    together = samples_of(wide, reader, generator(0), **settings)
+    alone = [samples_of(one, reader, generator(0), **settings) for one in records]
+    for column, parts in zip(together, zip(*alone, strict=True), strict=True):
+        grids = []
+        for one, part in zip(records, parts, strict=True):
+            grids.append(part.new_zeros(STEPS, ENVS, *part.shape[1:]))
+            grids[-1][one.rollout.valid] = part
+        torch.testing.assert_close(column, torch.cat(grids, dim=1)[wide.rollout.valid])
 
 
 def test_continuous_actions_enter_as_the_environment_saw_them():

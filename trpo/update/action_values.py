@@ -4,8 +4,8 @@ The data are off-policy, and Retrace weighs them; the trust region is not: its s
 targets are computed once in an iteration from the networks as they are then, so no second set of networks lags behind.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,6 +59,29 @@ def recorded(rollout: Rollout, batch: Batch, distribution: Distribution) -> Reco
     log_probs = torch.zeros_like(rollout.rewards)
     log_probs[rollout.valid] = distribution.log_prob(batch.old_parameters, batch.actions).to(log_probs.dtype)
     return Recorded(rollout, log_probs)
+
+
+def beside(records: Sequence[Recorded]) -> Recorded:
+    """Return rollouts of one length as one of all their environments; of its episodes it knows nothing."""
+    rollouts = [record.rollout for record in records]
+    columns: dict[str, Any] = {
+        name: torch.cat([getattr(rollout, name) for rollout in rollouts], dim=1)
+        for name in ("observations", "actions", "rewards", "terminated", "truncated", "valid")
+    }
+    last, finals = (
+        torch.cat([getattr(rollout, name) for rollout in rollouts])
+        for name in ("last_observations", "final_observations")
+    )
+    cuts = torch.cat([rollout.truncated.nonzero() for rollout in rollouts])  # the time of each final observation
+    order = cuts[:, 0].argsort(stable=True)  # row-major in the wide one: by time, then by rollout
+    wide = Rollout(
+        **columns,
+        last_observations=last,
+        final_observations=finals[order],
+        episode_returns=[],
+        episode_lengths=[],
+    )
+    return Recorded(wide, torch.cat([record.log_probs for record in records], dim=1))
 
 
 class Reader:

@@ -68,7 +68,7 @@ LEARNED = {
     "action_values.learning_rate": ["action_values.learning_rate=0.01", *THROUGH_VALUES],
     "action_values.trace": ["action_values.trace=0.5", *THROUGH_VALUES],
     "action_values.noise": ["action_values.noise=2", *THROUGH_VALUES],
-    "action_values.target_noise": ["action_values.target_noise=2", *THROUGH_VALUES],
+    "action_values.target_noise": ["action_values.target_noise=1", *THROUGH_VALUES],
     "action_values.warm_up": ["action_values.warm_up=0", "trust_region.surrogate=pathwise"],
     "trust_region.max_kl": ["trust_region.max_kl=0.02"],
     "trust_region.anneal": ["trust_region.anneal=0.5"],

@@ -211,7 +211,7 @@ class ActionValuesConfig(Section):
     learning_rate: float = key(1e-3, "of AdamW", above=0.0)
     trace: float = key(0.9, "λ of Retrace: 0 trusts the action values, 1 the returns", at_least=0.0, at_most=1.0)
     noise: int = key(4, "actions drawn in each state for the step, if they are continuous", at_least=1)
-    target_noise: int = key(1, "actions drawn in each next state for the targets", at_least=1)
+    target_noise: int = key(2, "actions drawn in each next state for the targets", at_least=1)
     warm_up: int = key(10, "iterations that only fit them, before the first policy step", at_least=0)
 
 

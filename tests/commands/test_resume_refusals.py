@@ -214,7 +214,7 @@ REFUSED = {
     "action_values.learning_rate": 0.01,
     "action_values.trace": 0.5,
     "action_values.noise": 3,
-    "action_values.target_noise": 2,
+    "action_values.target_noise": 1,
     "action_values.warm_up": 1,
     "critic.hidden_sizes": [9],
     "critic.activation": "relu",

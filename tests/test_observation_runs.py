@@ -14,6 +14,7 @@ from tiny_runs import TINY, agent_of, checkpoints, compose, fingerprints, proces
 from trpo.commands.evaluate import evaluate
 from trpo.commands.train import train
 from trpo.models.observations import MASK, leaves_of
+from trpo.numerics.params import flatten
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
 from trpo.system import seeds
@@ -201,9 +202,10 @@ def test_micro_batches_change_a_run_of_parts_by_rounding_only(surrogate, tmp_pat
         "action_values.warm_up=0",
     )
     whole, parts = (run_of(tmp_path / f"{n}", *arguments, f"trust_region.micro_batch={n}") for n in (0, 7))
-    agents = [agent_of(compose(*TINY, MARKED), checkpoints(run)[-1]) for run in (whole, parts)]
-    for one, other in zip(*(agent.policy.parameters() for agent in agents), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    one, other = (flatten(agent_of(compose(*TINY, MARKED), checkpoints(run)[-1]).policy) for run in (whole, parts))
+    trainer = Trainer(compose(*TINY, MARKED))
+    trainer.close()
+    assert (one - other).norm() < 0.01 * (one - flatten(trainer.agent.policy)).norm()  # of how far the steps went
     assert fingerprints(whole) != fingerprints(parts)
 
 

@@ -130,7 +130,7 @@ class PathwiseSource:
         settings = {"gamma": self.gamma, "trace": config.trace}
         *earlier, newest = self._drawn(generator)
         alike = groupby(earlier, key=lambda record: len(record.log_probs))
-        several = [beside(list(some)) for _, some in alike]  # in one pass: a sixth less than one by one
+        several = [beside(list(some)) for _, some in alike]  # in one pass: a tenth to a sixth less time
         parts = [
             samples_of(one, reader, generator, draws=config.target_noise, **settings) for one in [*several, newest]
         ]

@@ -19,29 +19,30 @@ TICKS = (1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
 def report(results: Results, minutes: float) -> str:
     """Return the page: what is measured, the table, what everybody was run with, and where."""
     shown = [name for name in CONTESTANTS if any(result["contestant"] == name for result in results)]
-    parts = [introduction(minutes), table(results, shown), told(shown), machines(results)]
+    parts = [introduction(results, minutes), table(results, shown), told(shown), machines(results)]
     return "\n\n".join(parts) + "\n"
 
 
-def introduction(minutes: float) -> str:
+def introduction(results: Results, minutes: float) -> str:
     """Return what stands above the table."""
+    seeds = ", ".join(map(str, sorted({result["seed"] for result in results})))
     return (
         f"Seconds from the start of a process until the mean return of its last {WINDOW} training episodes, sampled "
         "actions, first passed a threshold, on two cores that it had to itself: medians over seeds, with how many of "
         f"them passed where not all did. “–, at N”: not within {minutes:g} minutes, or within its own number of steps "
-        "where those were over before; N is where the mean was then."
+        f"where those were over before; N is where the mean was then. An empty cell: not run. Seeds: {seeds}."
     )
 
 
 def table(results: Results, contestants: Sequence[str]) -> str:
     """Return a row for every threshold of every task that anybody ran on."""
     titles = [CONTESTANTS[name].title for name in contestants]
-    lines = [f"| environment | return | {' | '.join(titles)} |", f"| --- | ---: |{' ---: |' * len(titles)}"]
+    lines = [f"| environment, return | {' | '.join(titles)} |", f"| --- |{' ---: |' * len(titles)}"]
     for name, task in TASKS.items():
         of_task = [result for result in results if result["task"] == name]
         for threshold in task.thresholds if of_task else ():
             cells = [cell([run for run in of_task if run["contestant"] == one], threshold) for one in contestants]
-            lines.append(f"| {task.id} | {threshold:,} | {' | '.join(cells)} |")
+            lines.append(f"| {task.id}, {threshold:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -202,13 +202,14 @@ def test_the_page_has_a_row_for_every_threshold_and_only_who_ran(tmp_path, capsy
     page = (tmp_path / "out" / "page.md").read_text()
     assert capsys.readouterr().out == page + "\n"
     assert [line for line in page.splitlines() if line.startswith("|")] == [
-        "| environment | return | trpo, score | tianshou PPO |",
-        "| --- | ---: | ---: | ---: |",
-        "| HalfCheetah-v5 | 3,000 | 20 | 70 |",
-        "| HalfCheetah-v5 | 5,000 | 40 | –, at 4,000 |",
-        "| Hopper-v5 | 2,500 | 50 |  |",
+        "| environment, return | trpo, score | tianshou PPO |",
+        "| --- | ---: | ---: |",
+        "| HalfCheetah-v5, 3,000 | 20 | 70 |",
+        "| HalfCheetah-v5, 5,000 | 40 | –, at 4,000 |",
+        "| Hopper-v5, 2,500 | 50 |  |",
     ]
     assert "not within 10 minutes" in page
+    assert "Seeds: 0." in page
     assert "`python -m trpo task=TASK surrogate=score seed=SEED env.backend=envpool run.threads=2" in page
     assert page.endswith("CPU B. Also: CPU A.\n")
     assert (tmp_path / "out" / "page.png").stat().st_size > 10_000

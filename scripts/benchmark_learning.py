@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not runs:
         print(f"{options.output} holds no scores", file=sys.stderr)
         return 1
-    report(runs, options.report)
+    report(beside(read_report(options.report), runs), options.report)
     return int(failures > 0)
 
 
@@ -58,7 +58,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configuration")
     parser.add_argument("--peer", action="store_true", help="run sb3-contrib instead: pip install 'trpo[peers]'")
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the peer; ours are the task's own")
-    parser.add_argument("--report", type=Path, metavar="STEM", help="run nothing, write STEM.md, STEM.json, STEM.png")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="STEM",
+        help="run nothing, write STEM.md, STEM.png and STEM.json, whose other runs stay",
+    )
     return parser
 
 
@@ -77,6 +82,19 @@ def make_jobs(options: argparse.Namespace) -> list[Job]:
 def read_scores(output: Path) -> list[dict[str, Any]]:
     """Return the scores of all runs under a folder."""
     return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(output.glob("*/*/seed*/scores.json"))]
+
+
+def read_report(stem: Path) -> list[dict[str, Any]]:
+    """Return the scores of an earlier report, of which the directories may be gone."""
+    file = stem.with_suffix(".json")
+    scores: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    return scores
+
+
+def beside(earlier: list[dict[str, Any]], newer: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the scores of all runs, each once and those of one contestant together; the newer ones count."""
+    runs = {(run["contestant"], run["task"], run["seed"]): run for run in [*earlier, *newer]}
+    return [runs[key] for key in sorted(runs)]
 
 
 def report(runs: list[dict[str, Any]], stem: Path) -> None:

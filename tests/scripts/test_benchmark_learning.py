@@ -116,6 +116,27 @@ def test_figure_names_everybody_who_is_in_it(tmp_path, monkeypatch):
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [OURS, PEER]
 
 
+def test_a_report_keeps_the_runs_of_an_earlier_one_whose_directories_are_gone(tmp_path, capsys):
+    stem = tmp_path / "table"
+    rounds = [
+        [scores(task="hopper", deterministic=1000.0), scores(task="ant", deterministic=2000.0)],
+        [scores(task="ant", deterministic=3000.0), scores("another", "ant", deterministic=4000.0)],
+    ]
+    for number, runs in enumerate(rounds):
+        for run in runs:
+            file = tmp_path / f"out{number}" / run["contestant"] / run["task"] / "seed0" / "scores.json"
+            file.parent.mkdir(parents=True)
+            file.write_text(json.dumps(run))
+        assert benchmark_learning.main([str(tmp_path / f"out{number}"), "--report", str(stem)]) == 0
+    kept = json.loads(stem.with_suffix(".json").read_text())
+    assert [(run["contestant"], run["task"], run["deterministic"]) for run in kept] == [
+        ("another", "ant", 4000.0),
+        (OURS, "ant", 3000.0),
+        (OURS, "hopper", 1000.0),
+    ]
+    assert "| Hopper-v5 |" in stem.with_suffix(".md").read_text()
+
+
 REACHED = {"hopper": 3372.0, "walker2d": 4501.9, "ant": 901.0, "inverted_pendulum": 1000.0, "Pusher-v5": -30.0}
 
 

@@ -32,6 +32,9 @@ def assert_same_run(one, other):
     assert decided(one) == decided(other)
     assert same(saved(checkpoints(one)[-1]), saved(checkpoints(other)[-1]))
     assert same(saved(one / "checkpoints" / "best.pt"), saved(other / "checkpoints" / "best.pt"))
+    trained = [directory / "checkpoints" / checkpoint.BEST_TRAINING for directory in (one, other)]
+    assert trained[0].exists() == trained[1].exists()
+    assert not trained[0].exists() or same(*map(saved, trained))
     assert summary(one)["exact"] is summary(other)["exact"] is True
-    for key in ("exit_reason", "iterations", "env_steps", "final_evaluation", "best_evaluation"):
+    for key in ("exit_reason", "iterations", "env_steps", "final_evaluation", "best_evaluation", "best_training"):
         assert summary(one)[key] == summary(other)[key]

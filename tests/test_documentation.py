@@ -33,7 +33,7 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def run(tmp_path_factory):
     """A tiny run with everything in its directory that can be, but for the end: it was killed."""
     directory = tmp_path_factory.mktemp("documented") / "run"
-    whole_episodes = ("run.total_steps=2048", "run.steps_per_iteration=512")
+    whole_episodes = ("run.total_steps=4608", "run.steps_per_iteration=512")  # twenty of them and more
     off_by_default = ("policy.final_std_scale=0.9", "trust_region.entropy=0.001")
     assert train_tiny(directory, *whole_episodes, *off_by_default, "record.dump_every=1", task="pendulum") == 0
     (directory / "summary.json").unlink()

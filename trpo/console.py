@@ -84,3 +84,8 @@ def conclude(summary: dict[str, Any]) -> None:
     )
     if (final := summary["final_evaluation"]) is not None:
         console.info("evaluation: return %.2f ± %.2f", final["return_mean"], final["return_std"])
+    if (best := summary["best_training"]) is not None:
+        console.info(
+            "best in training: return %.2f, %d episodes around step %s (best_training.pt)",
+            *(best["return_mean"], best["episodes"], f"{best['env_steps']:,}"),
+        )

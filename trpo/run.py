@@ -12,6 +12,7 @@ from typing import Any
 from trpo.config import Config
 from trpo.console import announce, conclude, console
 from trpo.record import checkpoint, run_directory
+from trpo.record.stretches import Stretches
 from trpo.sampling.evaluation import evaluate, united
 from trpo.system import ranks
 from trpo.system.signals import StopRequest
@@ -71,6 +72,7 @@ class Session:
         self.exit_reason = ""  # once there is one
         self.final: Evaluated | None = None
         self.best: Evaluated | None = None
+        self.stretches = Stretches()
         self.outcomes: Counter[str] = Counter()  # how the policy steps ended
         self.started = time.monotonic()
         self.exact = True  # whether every resume brought everything back to the bit
@@ -89,6 +91,8 @@ class Session:
             self.exact = self.trainer.restore(state) and state["exact"]
             self.final, self.best = state["final_evaluation"], state["best_evaluation"]
             self.outcomes.update(state["outcomes"])
+            if "stretches" in state:  # older checkpoints have none
+                self.stretches.restore(state["stretches"])
             self.started -= state["seconds"]
         if ranks.leads():
             run_directory.truncate(directory, self.trainer.iteration)
@@ -119,6 +123,7 @@ class Session:
         previous = trainer.env_steps
         iteration = trainer.iterate()
         self.outcomes[iteration.step.outcome.name.lower()] += 1
+        self.stretches.take(iteration.row, self.boundary)
         if settings.evaluation_episodes and trainer.due(settings.evaluate_every, previous):
             iteration.row.update(tagged("evaluation", self.evaluate(writer)))
         writer.iteration(iteration, self.profile(iteration))
@@ -164,13 +169,16 @@ class Session:
             **self.trainer.state(replay=replay),
             "final_evaluation": self.final,
             "best_evaluation": self.best,
+            **({"stretches": self.stretches.state()} if replay else {}),
             "outcomes": dict(self.outcomes),
             "seconds": time.monotonic() - self.started,
             "exact": self.exact,
         }
 
     def save(self, writer: Writer) -> None:
-        """Write a checkpoint of the latest whole iteration."""
+        """Write a checkpoint of the latest whole iteration; before it the best agent in training, which it knows of."""
+        if (agent := self.stretches.unsaved(self.boundary)) is not None:
+            writer.best_training(agent)
         writer.checkpoint(of_all_ranks(self.boundary))
 
     def summary(self) -> dict[str, Any]:
@@ -184,6 +192,7 @@ class Session:
             "steps_per_second": self.trainer.env_steps / seconds,
             "final_evaluation": self.final,
             "best_evaluation": self.best,
+            "best_training": self.stretches.best,
             "outcomes": dict(self.outcomes),
             "exact": self.exact,
         }

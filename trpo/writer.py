@@ -29,6 +29,9 @@ class Writer(Protocol):
     def best(self, state: dict[str, Any]) -> None:
         """Write the checkpoint of the best agent so far."""
 
+    def best_training(self, state: dict[str, Any]) -> None:
+        """Write the agent that did best in training."""
+
 
 class Silence:
     """The writer of a rank that does not lead."""
@@ -46,6 +49,9 @@ class Silence:
         """Write nothing."""
 
     def best(self, state: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def best_training(self, state: dict[str, Any]) -> None:
         """Write nothing."""
 
 
@@ -89,6 +95,10 @@ class DirectoryWriter:
     def best(self, state: dict[str, Any]) -> None:
         """Write the checkpoint of the best agent so far."""
         self._save(self.directory / run_directory.CHECKPOINTS / checkpoint.BEST, state)
+
+    def best_training(self, state: dict[str, Any]) -> None:
+        """Write the agent that did best in training, which can act but not go on learning where it was."""
+        self._save(self.directory / run_directory.CHECKPOINTS / checkpoint.BEST_TRAINING, state)
 
     def _save(self, path: Path, state: dict[str, Any]) -> None:
         """Write a checkpoint, or if it cannot be written, the state to `run.fallback_directory`, and stop."""

@@ -52,6 +52,7 @@ def test_the_summary_is_that_of_the_run(run):
         "steps_per_second",
         "final_evaluation",
         "best_evaluation",
+        "best_training",
         "git_commit",
         "versions",
     }

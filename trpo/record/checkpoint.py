@@ -14,7 +14,8 @@ from trpo.record.files import write_atomically
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2  # 1 had neither the promise of the last step nor action values
-BEST = "best.pt"
+BEST = "best.pt"  # by evaluations
+BEST_TRAINING = "best_training.pt"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

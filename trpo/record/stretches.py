@@ -44,7 +44,7 @@ class Stretches:
     def _end(self) -> None:
         episodes, total, middle = self.stretch
         assert middle is not None
-        if self.best is None or total / episodes > self.best["return_mean"]:
+        if self.best is None or total / episodes >= self.best["return_mean"]:
             self.best = {"env_steps": middle["env_steps"], "return_mean": total / episodes, "episodes": episodes}
             self.agent = middle
         self.stretch = Stretch()

@@ -53,7 +53,7 @@ def run(tmp_path, monkeypatch):
     """A tiny run with dumps, to be evaluated, reported and gone on with."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    whole_episodes = ("run.total_steps=1024", "run.steps_per_iteration=512")
+    whole_episodes = ("run.total_steps=1024", "run.steps_per_iteration=512", "env.max_episode_steps=20")
     assert train_tiny(tmp_path / "run", *whole_episodes, "record.dump_every=1", task="pendulum") == 0
     return tmp_path / "run"
 

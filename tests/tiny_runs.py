@@ -103,7 +103,7 @@ def process(*command, cwd):
         env=environment_variables(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
 
 

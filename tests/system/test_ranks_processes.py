@@ -62,12 +62,12 @@ def torchrun(request):
     yield function
     for process in started:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=180)
 
 
 def ended(process):
     """The exit code of torchrun, what was printed, and the errors but for what torchrun itself says."""
-    output, errors = process.communicate(timeout=90)
+    output, errors = process.communicate(timeout=270)
     own = [line for line in errors.splitlines() if line.startswith(("trpo-train: ", "rank "))]
     return process.returncode, output.splitlines(), own, errors
 

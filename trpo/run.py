@@ -160,7 +160,7 @@ class Session:
         self.final = {"env_steps": self.trainer.env_steps, **figures}
         if self.best is None or self.final["return_mean"] >= self.best["return_mean"]:
             self.best = self.final
-            writer.best(of_all_ranks(self.state(replay=False)))
+            writer.named(checkpoint.BEST, of_all_ranks(self.state(replay=False)))
         return figures
 
     def state(self, *, replay: bool = True) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class Session:
             **self.trainer.state(replay=replay),
             "final_evaluation": self.final,
             "best_evaluation": self.best,
-            **({"stretches": self.stretches.state()} if replay else {}),
+            "stretches": self.stretches.state(),
             "outcomes": dict(self.outcomes),
             "seconds": time.monotonic() - self.started,
             "exact": self.exact,
@@ -178,7 +178,7 @@ class Session:
     def save(self, writer: Writer) -> None:
         """Write a checkpoint of the latest whole iteration; before it the best agent in training, which it knows of."""
         if (agent := self.stretches.unsaved(self.boundary)) is not None:
-            writer.best_training(agent)
+            writer.named(checkpoint.BEST_TRAINING, agent)
         writer.checkpoint(of_all_ranks(self.boundary))
 
     def summary(self) -> dict[str, Any]:

@@ -26,11 +26,8 @@ class Writer(Protocol):
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Write a numbered checkpoint and remove the oldest."""
 
-    def best(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint of the best agent so far."""
-
-    def best_training(self, state: dict[str, Any]) -> None:
-        """Write the agent that did best in training."""
+    def named(self, name: str, state: dict[str, Any]) -> None:
+        """Write a checkpoint over the one that has this name."""
 
 
 class Silence:
@@ -48,10 +45,7 @@ class Silence:
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Write nothing."""
 
-    def best(self, state: dict[str, Any]) -> None:
-        """Write nothing."""
-
-    def best_training(self, state: dict[str, Any]) -> None:
+    def named(self, name: str, state: dict[str, Any]) -> None:
         """Write nothing."""
 
 
@@ -92,13 +86,9 @@ class DirectoryWriter:
         self._save(folder / checkpoint.numbered_name(state["env_steps"]), state)
         checkpoint.remove_oldest(folder, keep=self.config.run.keep_checkpoints)
 
-    def best(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint of the best agent so far."""
-        self._save(self.directory / run_directory.CHECKPOINTS / checkpoint.BEST, state)
-
-    def best_training(self, state: dict[str, Any]) -> None:
-        """Write the agent that did best in training, which can act but not go on learning where it was."""
-        self._save(self.directory / run_directory.CHECKPOINTS / checkpoint.BEST_TRAINING, state)
+    def named(self, name: str, state: dict[str, Any]) -> None:
+        """Write a checkpoint over the one that has this name."""
+        self._save(self.directory / run_directory.CHECKPOINTS / name, state)
 
     def _save(self, path: Path, state: dict[str, Any]) -> None:
         """Write a checkpoint, or if it cannot be written, the state to `run.fallback_directory`, and stop."""

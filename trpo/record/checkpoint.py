@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2  # 1 had neither the promise of the last step nor action values
 BEST = "best.pt"  # by evaluations
-BEST_TRAINING = "best_training.pt"
+BEST_TRAINING = "best_training.pt"  # by the episodes of training; enough to act
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 EPISODES = 20  # at least as many are in a stretch
-ACTED = ("iteration", "env_steps", "agent")  # of a trainer's state: who acted
-ALWAYS = ("config", "spaces", "device")  # the same in all states of a run: what else it takes to act
+ACTED = ("env_steps", "agent")  # of a trainer's state: who acted
+ALWAYS = ("config", "spaces")  # the same in all states of a run: what else it takes to act
 
 
 class Stretch(NamedTuple):

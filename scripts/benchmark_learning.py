@@ -21,6 +21,7 @@ from typing import Any
 
 from learning.contest import OURS, PEER, Job, directory_of
 from learning.estimates import summarise_all
+from learning.surrogates import side_by_side
 from learning.tables import draw, write_table
 from learning.targets import GROUPS, TARGETS
 from learning.work import run_all
@@ -104,7 +105,9 @@ def report(runs: list[dict[str, Any]], stem: Path) -> None:
     order = [*TARGETS, *sorted({task for _, task in results} - set(TARGETS))]
     stem.parent.mkdir(parents=True, exist_ok=True)
     draw(results, contestants, order, stem.with_suffix(".png"))
-    tables = [f"## {name}\n\n{write_table(results, name, order)}\n" for name in contestants]
+    both = side_by_side(results, order)
+    tables = [f"## Both surrogates\n\n{both}\n"] if both else []
+    tables += [f"## {name}\n\n{write_table(results, name, order)}\n" for name in contestants]
     write_atomically(stem.with_suffix(".md"), "\n".join(tables).encode())
     write_atomically(stem.with_suffix(".json"), "\n".join(["[", ",\n".join(map(json.dumps, runs)), "]\n"]).encode())
     print("\n".join(tables))

@@ -50,11 +50,15 @@ def backend_of(id: str) -> str:
     return "envpool"
 
 
+def chosen(task: str) -> str:
+    """Return the argument of `trpo-train` that a task is asked for with."""
+    return f"task={task}" if task in tasks() else f"env.id={task}"
+
+
 def training_arguments(job: Job) -> list[str]:
     """Return the arguments of `trpo-train` for a job: the task as shipped, and checkpoints to score."""
-    chosen = f"task={job.task}" if job.task in tasks() else f"env.id={job.task}"
     return [
-        chosen,
+        chosen(job.task),
         f"seed={job.seed}",
         f"env.backend={backend_of(env_id(job.task))}",
         "run.evaluate_every=0",
@@ -70,4 +74,5 @@ def training_arguments(job: Job) -> list[str]:
 
 def identity(job: Job) -> dict[str, Any]:
     """Return what tells the scores of a job from others."""
-    return {"contestant": job.contestant, "task": job.task, "env_id": env_id(job.task), "seed": job.seed}
+    about = {"contestant": job.contestant, "task": job.task, "env_id": env_id(job.task), "seed": job.seed}
+    return about | {"overrides": list(job.overrides)}

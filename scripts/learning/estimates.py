@@ -35,6 +35,7 @@ class Result(NamedTuple):
     env_steps: float
     steps: np.ndarray  # (K,) of the points of the curve
     points: np.ndarray  # (seeds, K)
+    overrides: tuple[str, ...] = ()  # of the configuration, beside the task
 
 
 def estimate(scores: Sequence[float]) -> Estimate:
@@ -63,6 +64,7 @@ def summarise(runs: list[dict[str, Any]]) -> Result:
         float(np.mean([run["env_steps"] for run in runs])),
         steps,
         points,
+        tuple(runs[0].get("overrides", ())),
     )
 
 

@@ -85,8 +85,11 @@ def spread(estimate: Estimate | None) -> str:
 
 
 def interval(estimate: Estimate | None) -> str:
-    """Return the interquartile mean and its interval."""
-    return "–" if estimate is None else f"{number(estimate.iqm)} [{number(estimate.low)}, {number(estimate.high)}]"
+    """Return the interquartile mean and its interval, which one seed alone does not have."""
+    if estimate is None:
+        return "–"
+    bounds = f" [{number(estimate.low)}, {number(estimate.high)}]" if len(estimate.scores) > 1 else ""
+    return number(estimate.iqm) + bounds
 
 
 def number(value: float) -> str:

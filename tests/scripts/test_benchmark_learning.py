@@ -6,7 +6,7 @@ import json
 import benchmark_learning
 import numpy as np
 import pytest
-from learning import contest, estimates, score, tables, targets, work
+from learning import contest, estimates, score, surrogates, tables, targets, work
 from learning.contest import OURS, PEER, Job
 
 from trpo.commands.compose import compose_jobs, register_schema, to_config
@@ -108,6 +108,27 @@ def test_table_says_what_is_reached(tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
+def test_both_surrogates_stand_in_one_table_beside_the_better_ones_goal():
+    pathwise = ["surrogate=pathwise"]
+    runs = [scores("pathwise", "walker2d", seed, deterministic=value) for seed, value in ((0, 5100.0), (1, 5301.0))]
+    runs = [run | {"overrides": pathwise} for run in runs] + [scores(OURS, "walker2d", deterministic=5000.0)]
+    runs += [scores("pathwise", "Pusher-v5", deterministic=-30.0) | {"overrides": pathwise}]
+    runs += [scores(OURS, "hopper"), scores("pathwise", "reacher", curve=((30, -9.0), (60, -4.2)))]
+    results = estimates.summarise_all(runs)
+    lines = surrogates.side_by_side(results, ["hopper", "walker2d", "reacher", "Pusher-v5"]).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 2 + 2 + 1 + 1  # hopper has been run with one of them only
+    assert lines[2].startswith("| Walker2d-v5 | 5,200 (c) · reached, 5,200 | score | 2.00 | 2.00 | 5,000 | 3.00 | 1 ")
+    assert lines[2].endswith("| `task=walker2d` |")
+    assert "| pathwise |" in lines[3]
+    assert "| 5,200 [5,100, 5,301] |" in lines[3]
+    assert lines[3].endswith("| 2 | 10 | `task=walker2d surrogate=pathwise` |")
+    assert "-4.10 (a) · missed, -4.20" in lines[4]
+    assert lines[5].startswith("| Pusher-v5 | – | pathwise |")
+    assert lines[5].endswith("| `env.id=Pusher-v5 surrogate=pathwise` |")
+    assert surrogates.side_by_side(estimates.summarise_all([scores()]), ["hopper"]) == ""
+
+
 def test_figure_names_everybody_who_is_in_it(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(tables.plt, "close", figures.append)
@@ -149,6 +170,7 @@ def test_a_real_run_is_scored_and_not_repeated(tmp_path, capsys):
     files = [tmp_path / f"out/tiny/CartPole-v1/seed{seed}/scores.json" for seed in (0, 1)]
     first = [json.loads(file.read_text()) for file in files]
     assert [run["seed"] for run in first] == [0, 1]
+    assert first[0]["overrides"] == arguments[arguments.index("--set") + 1 :]
     assert all(len(run["curve"]) == 4 and run["curve"][-1][0] >= 1000 for run in first)
     assert first[0]["curve"] != first[1]["curve"]
     assert all(run["deterministic"] > 0 and run["training"] > 0 for run in first)

@@ -24,10 +24,11 @@ from torch import Tensor
 from trpo.batch import Batch, Rollout, make_batch
 from trpo.commands.compose import compose_jobs, register_schema, to_config
 from trpo.config import Config
+from trpo.models.action_values import action_values_for
 from trpo.numerics.conjugate_gradient import conjugate_gradient, dot
 from trpo.numerics.ratio import ratio_of_sums
 from trpo.system.laps import Laps
-from trpo.trainer import Trainer, action_values_for
+from trpo.trainer import Trainer
 from trpo.update.objective import Objective
 from trpo.update.pathwise import Pathwise
 from trpo.update.sources import PathwiseSource
@@ -99,7 +100,8 @@ def twins_of(trainer: Trainer, changes: dict[str, Any]) -> list[PathwiseSource]:
     twins = []
     for number in (1, 2):
         seeded = replace(config, seed=config.seed + 1000 * number, action_values=own)
-        values = action_values_for(seeded, trainer.environments.interface)
+        interface = trainer.environments.interface
+        values = action_values_for(seeded, interface.observations, interface.distribution)
         assert values is not None
         bounds, gamma = trainer.agent.bounds, config.advantage.gamma
         settings: dict[str, Any] = {"gamma": gamma, "seed": seeded.seed, "environments": range(half), "num_envs": half}

@@ -192,6 +192,17 @@ def with_memory(minibatch_size):
         trainer.close()
 
 
+def spread():
+    """The figures of a σ that is of the state, after one iteration: each rank sees other states."""
+    plain = config("Pendulum-v1")
+    trainer = Trainer(dataclasses.replace(plain, policy=dataclasses.replace(plain.policy, std="state")))
+    try:
+        row = trainer.iterate().row
+        return {name: row[f"policy/{name}"] for name in ("std_mean", "std_min")}
+    finally:
+        trainer.close()
+
+
 @contextmanager
 def counting():
     """Count the messages sent meanwhile, by function."""
@@ -232,6 +243,7 @@ def work():
         "rollout": {name: first_rollout(*name) for name in (("CartPole-v1", "sync"), ("Pendulum-v1", "sync"))},
         "iterations": iterations(),
         "memory": {size: with_memory(size) for size in (10, 40)},
+        "spread": spread(),
     }
 
 

@@ -13,6 +13,7 @@ from tiny_runs import TINY, checkpoints, fingerprints, rows, train_tiny
 
 from trpo.commands.train import train
 from trpo.record import checkpoint
+from trpo.record.logger import Logger
 from trpo.trainer import Trainer
 
 # Four iterations after the warm-up, a checkpoint after each.
@@ -184,6 +185,26 @@ def test_a_full_disk_at_the_best_checkpoint_is_told_too(tmp_path, capsys, fill, 
     assert checkpoint.load(checkpoints(run)[-1])["env_steps"] == 64
     assert checkpoint.load(place / checkpoint.numbered_name(64))["iteration"] == 1  # as many as there are rows
     assert len(rows(run)) == 1
+
+
+def test_on_a_full_disk_the_whole_state_is_saved_though_an_agent_could_not_be(tmp_path, fill, monkeypatch):
+    """The best agent in training waits to be written, and what goes on matters more than what acts."""
+    run, place = tmp_path / "run", tmp_path / "elsewhere"
+    write = Logger.write
+
+    def failing(logger, row, *, env_steps):
+        if env_steps >= 1280:
+            fill(run / "checkpoints")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(logger, row, env_steps=env_steps)
+
+    monkeypatch.setattr(Logger, "write", failing)
+    long = ("run.steps_per_iteration=256", "env.num_envs=4", "run.checkpoint_every=0", "run.evaluation_episodes=0")
+    assert train_tiny(run, *long, "run.total_steps=1280", f"run.fallback_directory={place}") == 1
+    (numbered,) = checkpoint.numbered(place)
+    assert {"optimizer", "ranks"} <= checkpoint.load(numbered).keys()
+    assert (place / checkpoint.BEST_TRAINING).exists()
+    assert not checkpoint.numbered(run / "checkpoints")
 
 
 def test_a_file_in_the_place_of_the_folder_sends_the_state_to_the_fallback(tmp_path, capsys, monkeypatch):

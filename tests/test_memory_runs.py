@@ -15,7 +15,7 @@ from test_pathwise_runs import KILLED
 from tiny_runs import TINY, compose, fingerprints, process, refusal, rows, summary
 
 import trpo
-from trpo.batch import make_batch
+from trpo.batch import make_batch, next_values
 from trpo.commands.evaluate import evaluate as evaluate_command
 from trpo.commands.train import train
 from trpo.models.observations import (
@@ -143,6 +143,19 @@ def test_the_critic_remembers_through_rollouts_and_truncations(memory):
                 state = torch.where(rollout.truncated[t].unsqueeze(-1), 0.0, state)
             assert k == len(rollout.final_observations) > 0
             torch.testing.assert_close(leaves_of(rollout.last_observations)[CRITIC_STATE], state, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory", [GRU, LSTM], ids=["lstm", "gru"])  # of the critic
+def test_what_truncated_rows_ended_in_is_worth_the_same_alone_and_together(memory):
+    """Both environments are truncated several times in a rollout, and one final observation does not follow another."""
+    with trainer_of("env.id=Pendulum-v1", "env.max_episode_steps=7", *memory) as trainer, torch.no_grad():
+        agent, rollout = trainer.agent, trainer.collector.collect(trainer.agent)
+        finals = agent.normalize(rollout.final_observations)
+        assert len(finals) >= 4
+        alone = torch.cat([agent.critic(finals[row : row + 1]) for row in range(len(finals))])
+        torch.testing.assert_close(
+            next_values(agent, rollout, rollout.rewards)[rollout.truncated], alone, rtol=0, atol=1e-6
+        )
 
 
 def with_state(observations, state):

@@ -84,7 +84,8 @@ def test_sigma_falls_by_its_schedule_and_the_kl_of_that_is_logged(std, tmp_path)
     settings = [f"policy.std={std}", "policy.final_std_scale=0.25", "normalize.observations=false"]
     assert train([*line, *settings, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     found = rows(tmp_path / "run")
-    shifts = [math.log(0.25) * (row["env_steps"] - 32) / 320 for row in found]  # by the steps before each iteration
+    shifts = [math.log(0.25) * row["env_steps"] / 320 for row in found]  # by the steps that are done
+    assert shifts[-1] == math.log(0.25)
     for row, last, now in zip(found, [0.0, *shifts[:-1]], shifts, strict=True):
         assert row["policy/std_mean"] == pytest.approx(math.exp(-1.0 + now), rel=0.02)  # one of the state is nearly so
         d = last - now

@@ -8,6 +8,7 @@ import trpo
 from trpo.commands.evaluate import evaluate
 from trpo.commands.train import train
 from trpo.record import checkpoint
+from trpo.trainer import Trainer
 
 OFTEN = ("run.evaluate_every=32", "run.total_steps=320", "trust_region.max_kl=0.1")
 
@@ -73,6 +74,16 @@ def test_it_goes_on_like_any_run_without_the_other(earlier, tmp_path):
     assert train_tiny(tmp_path / "run", *line, "run.total_steps=64") == 0
     (tmp_path / "copy").unlink()
     assert train_tiny(tmp_path / "run", *line, "run.total_steps=128", "run.resume=auto") == 0
+    assert fingerprints(tmp_path / "run") == fingerprints(tmp_path / "whole")
+
+
+def test_one_that_failed_in_its_first_iteration_goes_on_without_a_warm_up_too(earlier, tmp_path, monkeypatch):
+    line = (f"run.init_from={earlier}", "run.evaluation_episodes=0")
+    assert train_tiny(tmp_path / "whole", *line) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "learn", lambda *_: 1 / 0)
+        assert train_tiny(tmp_path / "run", *line) == 1
+    assert train_tiny(tmp_path / "run", *line, "run.resume=auto") == 0
     assert fingerprints(tmp_path / "run") == fingerprints(tmp_path / "whole")
 
 

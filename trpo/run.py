@@ -16,8 +16,7 @@ from trpo.record.stretches import Stretches
 from trpo.sampling.evaluation import evaluate, united
 from trpo.system import ranks
 from trpo.system.signals import StopRequest
-from trpo.trainer import Iteration, Trainer, tagged
-from trpo.update.profile import Profile, profile_step
+from trpo.trainer import Trainer, tagged
 from trpo.update.step_info import FATAL
 from trpo.writer import DirectoryWriter, Silence, Writer
 
@@ -126,7 +125,7 @@ class Session:
         self.stretches.take(iteration.row, self.boundary)
         if settings.evaluation_episodes and trainer.due(settings.evaluate_every, previous):
             iteration.row.update(tagged("evaluation", self.evaluate(writer)))
-        writer.iteration(iteration, self.profile(iteration))
+        writer.iteration(iteration)
         if iteration.step.outcome in FATAL:
             raise FloatingPointError(iteration.step.outcome.value)
         self.boundary = self.state()
@@ -145,14 +144,6 @@ class Session:
         if enough is not None and figure is not None and float(figure) >= enough:
             return run_directory.STOPPED
         return asked or ""
-
-    def profile(self, iteration: Iteration) -> Profile | None:
-        """Return the profile of the policy step, if one is due and there was a step."""
-        trainer, every = self.trainer, self.trainer.config.record.profile_every
-        if not every or trainer.iteration % every:
-            return None
-        policy, config = trainer.agent.policy, trainer.config.trust_region
-        return profile_step(policy, iteration.batch, iteration.step, config, iteration.surrogate)
 
     def evaluate(self, writer: Writer) -> dict[str, float]:
         """Return the figures of an evaluation; keep the agent if it is the best so far."""
@@ -176,10 +167,16 @@ class Session:
         }
 
     def save(self, writer: Writer) -> None:
-        """Write a checkpoint of the latest whole iteration; before it the best agent in training, which it knows of."""
-        if (agent := self.stretches.unsaved(self.boundary)) is not None:
-            writer.named(checkpoint.BEST_TRAINING, agent)
-        writer.checkpoint(of_all_ranks(self.boundary))
+        """Write a checkpoint of the latest whole iteration; before it the best agent in training, which it knows of.
+
+        If that one cannot be written, the checkpoint matters all the more.
+        """
+        state = of_all_ranks(self.boundary)
+        try:
+            if (agent := self.stretches.unsaved(self.boundary)) is not None:
+                writer.named(checkpoint.BEST_TRAINING, agent)
+        finally:
+            writer.checkpoint(state)
 
     def summary(self) -> dict[str, Any]:
         """Return the summary of the run so far."""

@@ -12,7 +12,7 @@ import torch
 
 from trpo.batch import Batch, Rollout, make_batch
 from trpo.config import Config, UserError
-from trpo.models.action_values import ActionValues, make_action_values
+from trpo.models.action_values import action_values_for
 from trpo.models.agent import Agent, load_agent, make_agent
 from trpo.numerics.params import fingerprint
 from trpo.sampling.collector import Collector
@@ -25,6 +25,7 @@ from trpo.system.laps import Laps
 from trpo.system.process import set_up
 from trpo.update.critic import fit_critic, make_optimizer
 from trpo.update.entropy import entropy_part, with_entropy
+from trpo.update.profile import Profile, profile_step
 from trpo.update.promise import Judge, promise_of
 from trpo.update.sources import make_source
 from trpo.update.statistics import restart_std, shift_std, state_kl, take_in, update_normalizer, update_reward_scale
@@ -42,6 +43,7 @@ class Iteration(NamedTuple):
     batch: Batch
     surrogate: Surrogate | None  # none in an iteration without a step
     step: StepInfo
+    profile: Profile | None  # of the step, if one is due
 
 
 class Trainer:
@@ -64,7 +66,8 @@ class Trainer:
         self.agent = agent_for(config, interface).to(self.device)
         self.optimizer = make_optimizer(self.agent.critic, config.critic)
         self.judge = Judge()
-        values, numbers = action_values_for(config, interface), self.environments.numbers
+        numbers = self.environments.numbers
+        values = action_values_for(config, interface.observations, interface.distribution)
         self.source = make_source(config, values, self.agent.bounds, numbers, self.device)
         self.minibatches = seeds.generator(config.seed, seeds.Role.MINIBATCHES, *[ranks.number()] * (not ranks.leads()))
         self.collector = Collector(
@@ -74,9 +77,7 @@ class Trainer:
             noise_correlation=config.policy.noise_correlation,
             recall=self.agent.recall(self.environments.num_envs),
         )
-        self.discounted = torch.zeros(
-            len(numbers), dtype=torch.float64
-        )  # returns (B,) of episodes so far, for the scale
+        self.discounted = torch.zeros(len(numbers), dtype=torch.float64)  # returns of episodes so far, for the scale
         self.iteration, self.env_steps = 0, 0
         self.warms_up = self.agent.has_statistics or self.agent.reward_scale is not None  # statistics that must start
 
@@ -127,15 +128,16 @@ class Trainer:
         )
         judged, surrogate, step = self._step(rollout, batch)
         clock.lap("policy")
+        profile = self._profile(batch, surrogate, step)
+        clock.leave_out()
         critic = config.critic.annealed(self.progress)
         fit = fit_critic(agent.critic, self.optimizer, batch.observations, batch.returns, critic, self.minibatches)
         clock.lap("critic")
-        shift = math.log(config.policy.final_std_scale) * self.progress
-        moved = shift_std(agent.policy, batch, shift)
-        statistics = {**moved, **state_kl(agent, rollout), **update_normalizer(agent, rollout, batch)}
         samples = int(ranks.total(rollout.valid.sum()))
         self.iteration += 1
         self.env_steps += samples
+        moved = shift_std(agent.policy, batch, math.log(config.policy.final_std_scale) * self.progress)
+        statistics = {**moved, **state_kl(agent, rollout), **update_normalizer(agent, rollout, batch)}
         if step.outcome not in (Outcome.ACCEPTED, Outcome.WARMING_UP):
             log.warning("iteration %d: the policy step was rejected: %s", self.iteration, step.outcome.value)
         row: dict[str, float | str] = {
@@ -153,7 +155,7 @@ class Trainer:
         }
         for module in filter(None, (agent, self.source.learned)):
             ranks.check_same(fingerprint(module))
-        return Iteration(row, batch, surrogate, step)
+        return Iteration(row, batch, surrogate, step, profile)
 
     def _step(self, rollout: Rollout, batch: Batch) -> tuple[dict[str, float], Surrogate | None, StepInfo]:
         """Judge the last policy step by this batch, then take the next one, if there is a surrogate yet."""
@@ -169,6 +171,11 @@ class Trainer:
             part = sum(bonus.values())
             self.judge.promise = promise_of(step, scale=surrogate.scale, reward_std=reward_std, bonus=part)
         return judged | bonus, surrogate, step
+
+    def _profile(self, batch: Batch, surrogate: Surrogate | None, step: StepInfo) -> Profile | None:
+        """Return the step's profile if one is due, before σ and statistics move the policy from where the step was."""
+        due = (every := self.config.record.profile_every) and (self.iteration + 1) % every == 0
+        return profile_step(self.agent.policy, batch, step, self.config.trust_region, surrogate) if due else None
 
     @property
     def progress(self) -> float:
@@ -220,7 +227,7 @@ class Trainer:
             raise UserError(f"the run was on {state['device']}, this machine gives {self.device}: set device=")
         if len(state["ranks"]) != ranks.count():
             raise UserError(f"the run was on {len(state['ranks'])} rank(s), these are {ranks.count()}")
-        self.iteration, self.env_steps = state["iteration"], state["env_steps"]
+        self.iteration, self.env_steps, self.warms_up = state["iteration"], state["env_steps"], False
         load_agent(self.agent, state, "the checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         if "judge" in state:  # older checkpoints have none
@@ -236,13 +243,6 @@ class Trainer:
 def agent_for(config: Config, interface: Interface) -> Agent:
     """Return a fresh agent for environments with this interface."""
     return make_agent(config, interface.observations, interface.distribution, interface.limits)
-
-
-def action_values_for(config: Config, interface: Interface) -> ActionValues | None:
-    """Return fresh action values, if the surrogate asks for them."""
-    if config.trust_region.surrogate == "score":
-        return None
-    return make_action_values(config, interface.observations, interface.distribution)
 
 
 def tagged(group: str, figures: Mapping[str, float]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from trpo.update.profile import Profile
 class Writer(Protocol):
     """The directory as a session sees it."""
 
-    def iteration(self, iteration: Iteration, profile: Profile | None) -> None:
+    def iteration(self, iteration: Iteration) -> None:
         """Write what an iteration left."""
 
     def checkpoint(self, state: dict[str, Any]) -> None:
@@ -39,7 +39,7 @@ class Silence:
     def __exit__(self, *_: object) -> None:
         return
 
-    def iteration(self, iteration: Iteration, profile: Profile | None) -> None:
+    def iteration(self, iteration: Iteration) -> None:
         """Write nothing."""
 
     def checkpoint(self, state: dict[str, Any]) -> None:
@@ -70,12 +70,12 @@ class DirectoryWriter:
         self.bar.__exit__(kind, error, trace)
         self.logger.__exit__(kind, error, trace)
 
-    def iteration(self, iteration: Iteration, profile: Profile | None) -> None:
+    def iteration(self, iteration: Iteration) -> None:
         """Write the row, the profile if there is one, and the dump if it is due."""
         self.logger.write(iteration.row, env_steps=self.trainer.env_steps)
         self.bar.show(iteration.row)
-        if profile is not None:
-            self._profile(profile)
+        if iteration.profile is not None:
+            self._profile(iteration.profile)
         every = self.config.record.dump_every
         if every and self.trainer.iteration % every == 0 and iteration.surrogate is not None:
             self._dump(iteration)

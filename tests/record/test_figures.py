@@ -1,14 +1,16 @@
 """What a run shows besides its curves (profiles), and what a report draws of several runs."""
 
 import json
+from contextlib import closing
 
 import numpy as np
+import probes  # noqa: F401  registers the environments
 import pytest
 import yaml
 from matplotlib.image import imread
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import compose, everything_below, fingerprints, rows, train_tiny
+from tiny_runs import TINY, compose, everything_below, fingerprints, rows, train_tiny
 
 from trpo.record.figures import draw_profile
 from trpo.record.report_figures import Score, draw_learning, draw_scores, draw_trust_region
@@ -69,7 +71,21 @@ def test_a_profile_is_that_of_its_iteration(run, task):
         if number % 2 == 0:
             found = profile_step(trainer.agent.policy, iteration.batch, iteration.step, trainer.config.trust_region)
             assert profile(run, trainer.env_steps) == found._asdict()
+        assert (iteration.profile is None) is (number % 2 == 1)
     trainer.close()
+
+
+@pytest.mark.parametrize(
+    "overrides", [["env.id=Pendulum-v1", "policy.final_std_scale=0.5"], ["env.id=probes:Pictured-v0"]]
+)
+def test_a_profile_is_of_the_policy_that_took_the_step_whatever_moves_it_afterwards(overrides):
+    """σ by its schedule, statistics of pictures: both are parts of the policy, and neither is in θ."""
+    with closing(Trainer(compose(*TINY, *overrides, "record.profile_every=1"))) as trainer:
+        for _ in range(3):
+            row, *_, found = trainer.iterate()
+            assert found.kl[0] == pytest.approx(0, abs=1e-12)
+            assert found.kl[10] == pytest.approx(row["trust_region/kl_full_step"], rel=1e-5)
+            assert found.improvement[10] == pytest.approx(found.candidates[0]["improvement"], rel=1e-4)
 
 
 def test_a_profile_agrees_with_the_row_of_its_iteration(run):

@@ -235,6 +235,12 @@ def test_iterations_with_memory_are_those_of_one_process(several, alone):
         assert whole.any(dim=1).all(), name
 
 
+def test_a_spread_that_differs_from_state_to_state_is_that_of_all_ranks(several, alone):
+    for rank in several:
+        assert rank["spread"] == pytest.approx(alone["spread"], rel=1e-4)
+    assert alone["spread"]["std_min"] < 0.99 * alone["spread"]["std_mean"]
+
+
 OF_MEMORY = (
     *("policy/entropy", "critic/explained_variance_after", "trust_region/gradient_norm", "trust_region/kl"),
     *("trust_region/improvement", "trust_region/state_kl", "trust_region/normalizer_kl"),

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from trpo.config import Config, EnvConfig, UserError
+from trpo.models.action_values import action_values_for
 from trpo.models.agent import Agent, load_agent
 from trpo.record import checkpoint
 from trpo.record.mirror import check_installed
 from trpo.sampling.interface import Interface
 from trpo.sampling.making import check_environment
 from trpo.system.device import resolve_device
-from trpo.trainer import action_values_for, agent_for
+from trpo.trainer import agent_for
 
 
 def check_can_start(config: Config, interfaces: dict[str, Interface], *, resume: bool = False) -> Agent:
@@ -24,8 +25,9 @@ def check_can_start(config: Config, interfaces: dict[str, Interface], *, resume:
     resolve_device(config)
     if (environment := repr(config.env)) not in interfaces:
         interfaces[environment] = check_environments(config.env)
-    agent = agent_for(config, interfaces[environment])  # refuses what does not go with observations or actions
-    action_values_for(config, interfaces[environment])  # so does this
+    interface = interfaces[environment]
+    agent = agent_for(config, interface)  # refuses what does not go with observations or actions
+    action_values_for(config, interface.observations, interface.distribution)  # so does this
     if config.run.init_from and not resume:
         file, state = checkpoint.read(Path(config.run.init_from))
         load_agent(agent, state, f"{file} (run.init_from)")

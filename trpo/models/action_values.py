@@ -88,6 +88,11 @@ def joint_log_probs(distribution: Distribution, parameters: Tensor, joint: Tenso
     return nn.functional.logsigmoid(parameters.unsqueeze(1) * (2 * joint - 1)).sum(-1)
 
 
+def action_values_for(config: Config, observations: Spec, distribution: Distribution) -> ActionValues | None:
+    """Return fresh networks if the surrogate asks for them."""
+    return None if config.trust_region.surrogate == "score" else make_action_values(config, observations, distribution)
+
+
 def make_action_values(config: Config, observations: Spec, distribution: Distribution) -> ActionValues:
     """Return fresh networks for these actions and the parts of an observation that critics see.
 

@@ -23,7 +23,8 @@ def remembered(agent: Agent, rollout: Rollout, recall: Recall) -> Rollout:
         ends = critic.ends(agent.normalize(rollout.observations.flatten(0, 1))).unflatten(0, over.shape)
         recall.carried[CRITIC_STATE] = torch.where(over[-1, :, None], 0.0, ends[-1]).cpu()
         finals = replaced(rollout.final_observations, CRITIC_STATE, ends[rollout.truncated])
-        rollout = rollout._replace(final_observations=finals)
+        alone = torch.arange(len(finals), device=over.device)  # an environment may have been truncated twice
+        rollout = rollout._replace(final_observations=replaced(finals, SEGMENT, alone))
         carried = recall.carried[CRITIC_STATE].to(over.device)
         rollout = rollout._replace(last_observations=replaced(rollout.last_observations, CRITIC_STATE, carried))
     return rollout

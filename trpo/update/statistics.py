@@ -87,9 +87,10 @@ def update_normalizer(agent: Agent, rollout: Rollout, batch: Batch) -> dict[str,
         take_in(normalizer, observations)
         after = policy(normalizer(observations))
         means["trust_region/normalizer_kl"] = policy.distribution.kl(before, after).mean()
-    averaged = ranks.mean(torch.stack(list(means.values())), len(before))
-    figures = dict(zip(means, averaged.tolist(), strict=True))
+    least = {}
     if isinstance(policy.distribution, DiagonalGaussian):
         std = before.chunk(2, dim=-1)[1].exp()
-        figures |= {"policy/std_mean": float(std.mean()), "policy/std_min": float(std.min())}
-    return figures
+        means["policy/std_mean"] = std.double().mean()
+        least["policy/std_min"] = float(ranks.gathered(std.min().unsqueeze(0)).min())
+    averaged = ranks.mean(torch.stack(list(means.values())), len(before))
+    return dict(zip(means, averaged.tolist(), strict=True)) | least

@@ -34,7 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     failures = 0
     if options.report is None:
-        failures = run_all(make_jobs(options), steps=options.steps)
+        try:
+            failures = run_all(make_jobs(options), steps=options.steps)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
         options.report = options.output / "learning"
     runs = read_scores(options.output)
     if not runs:

@@ -21,8 +21,9 @@ HELD_OUT = 1_000_003  # added to the run's seed: episodes that no evaluation of 
 def score(directory: Path) -> dict[str, Any]:
     """Return the learning curve of a run under its sampled actions, and its two final scores.
 
-    `curve` has [environment steps, mean return of POINT_EPISODES stochastic episodes] for every checkpoint; the last
-    is that of the final policy. `deterministic` is the run's own last evaluation, `training` the mean return of
+    `curve` has [environment steps, mean return of POINT_EPISODES stochastic episodes] for the first checkpoint
+    after every `run.checkpoint_every` steps and for the last, that of the final policy; what a run that was cut left
+    besides is no point. `deterministic` is the run's own last evaluation, `training` the mean return of
     the last LAST_EPISODES training episodes (and of those that ended in the same iteration as the first of them).
     """
     register_schema()
@@ -30,7 +31,7 @@ def score(directory: Path) -> dict[str, Any]:
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     agent = agent_for(config, check_environment(config.env))
     curve = []
-    for number, file in enumerate(checkpoint.numbered(directory / run_directory.CHECKPOINTS)):
+    for number, file in enumerate(points(directory / run_directory.CHECKPOINTS, config.run.checkpoint_every)):
         state = checkpoint.load(file)
         load_agent(agent, state, str(file))
         evaluation = evaluate(
@@ -49,6 +50,15 @@ def score(directory: Path) -> dict[str, Any]:
         "seconds": summary["seconds"],
         "env_steps": summary["env_steps"],
     }
+
+
+def points(folder: Path, every: int) -> list[Path]:
+    """Return the first of a run's numbered checkpoints after every so many steps, and the last."""
+    *earlier, last = checkpoint.numbered(folder)
+    firsts: dict[int, Path] = {}
+    for file in earlier:
+        firsts.setdefault(int(file.stem.removeprefix("step_")) // max(every, 1), file)
+    return [*(file for multiple, file in firsts.items() if multiple), last]
 
 
 def last_training_return(metrics: Path) -> float | None:

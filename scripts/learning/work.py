@@ -20,11 +20,14 @@ SCRIPTS = Path(__file__).parents[1]
 def run_all(jobs: Iterable[Job], *, steps: int) -> int:
     """Train and score every job that has no scores yet; return how many failed.
 
-    What was finished before is skipped, and a run of ours that was cut goes on from its checkpoint.
+    What was finished before is skipped, and a run of ours that was cut goes on from its checkpoint. Raises `ValueError`
+    if what was finished had other overrides: two configurations of one name would be one row of the table.
     """
     waiting: Waiting = SimpleQueue()
     for job in jobs:
-        if not job.scores.exists():
+        if job.scores.exists():
+            check_same_overrides(job)
+        else:
             waiting.put((job, commands(job, steps)))  # here: EnvPool is asked for its spaces in one thread only
     failures: list[Job] = []
     workers = [threading.Thread(target=work, args=(core, waiting, failures)) for core in cores()]
@@ -33,6 +36,13 @@ def run_all(jobs: Iterable[Job], *, steps: int) -> int:
     for worker in workers:
         worker.join()
     return len(failures)
+
+
+def check_same_overrides(job: Job) -> None:
+    """Raise `ValueError` if the scores of a job are those of other overrides; older scores do not say."""
+    overrides = json.loads(job.scores.read_text(encoding="utf-8")).get("overrides", list(job.overrides))
+    if overrides != list(job.overrides):
+        raise ValueError(f"{job.scores} is of {' '.join(overrides) or 'no overrides'}: choose another --name")
 
 
 def cores() -> list[int]:

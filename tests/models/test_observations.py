@@ -7,7 +7,6 @@ from trpo.models.observations import (
     Kind,
     Leaf,
     are_finite,
-    bytes_of,
     from_plain,
     is_tree,
     leaves_of,
@@ -79,8 +78,6 @@ def test_only_numbers_with_a_point_can_be_infinite():
 
 
 def test_a_rollout_of_2048_stacks_of_four_frames_takes_58_mb():
-    frames = torch.zeros(2048, 4, 84, 84, dtype=torch.uint8)
-    assert bytes_of(frames) == 2048 * 4 * 84 * 84
     leaf = Leaf(Kind.IMAGE, (4, 84, 84), 1, flat=False)
     assert round(2048 * row_bytes(leaf) / 1e6) == 58
     assert row_bytes({"a": leaf, "b": Leaf(Kind.VECTOR, (3,))}) == 4 * 84 * 84 + 12

@@ -7,13 +7,19 @@ from trpo.config import UserError
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.models.observations import Kind, Leaf
 from trpo.sampling.encoding import make_encoder
-from trpo.sampling.interface import make_decoder, make_interface
+from trpo.sampling.interface import decoder_for, in_numpy, make_interface
 
 LARGEST = float(np.finfo(np.float32).max)
 
 
 def box(low, high, dtype=np.float32):
     return spaces.Box(np.array(low, dtype), np.array(high, dtype), dtype=dtype)
+
+
+def make_decoder(space):
+    """Return the distribution of an action space, and what makes its samples an environment's actions."""
+    distribution, decoder = decoder_for(space)
+    return distribution, in_numpy(decoder)
 
 
 # Observations

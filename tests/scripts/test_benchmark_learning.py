@@ -10,6 +10,7 @@ from learning import contest, estimates, score, surrogates, tables, targets, wor
 from learning.contest import OURS, PEER, Job
 
 from trpo.commands.compose import compose_jobs, register_schema, to_config
+from trpo.record import checkpoint
 from trpo.sampling.making import check_environment
 
 
@@ -156,6 +157,25 @@ def test_a_report_keeps_the_runs_of_an_earlier_one_whose_directories_are_gone(tm
         (OURS, "hopper", 1000.0),
     ]
     assert "| Hopper-v5 |" in stem.with_suffix(".md").read_text()
+
+
+def test_one_name_is_one_configuration(tmp_path, capsys):
+    file = tmp_path / "wide" / "hopper" / "seed0" / "scores.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(scores("wide") | {"overrides": ["policy.hidden_sizes=[8]"]}))
+    line = [str(tmp_path), "--tasks", "hopper", "--seeds", "0", "--name", "wide", "--set", "policy.hidden_sizes=[9]"]
+    assert benchmark_learning.main(line) == 2
+    assert "is of policy.hidden_sizes=[8]: choose another --name" in capsys.readouterr().err
+    assert benchmark_learning.main([*line[:-1], "policy.hidden_sizes=[8]"]) == 0
+
+
+def test_what_a_run_that_was_cut_left_besides_is_no_point(tmp_path):
+    """Cut at 20, 58 and 95 thousand steps; 31, 61 and 91 are the first after a multiple of thirty, 121 is the end."""
+    for steps in (20, 31, 58, 61, 91, 95, 121):
+        (tmp_path / checkpoint.numbered_name(1000 * steps)).touch()
+    found = [file.name for file in score.points(tmp_path, 30_000)]
+    assert found == [checkpoint.numbered_name(1000 * steps) for steps in (31, 61, 91, 121)]
+    assert [file.name for file in score.points(tmp_path, 0)][-1] == checkpoint.numbered_name(121_000)
 
 
 REACHED = {"hopper": 3372.0, "walker2d": 4501.9, "ant": 901.0, "inverted_pendulum": 1000.0, "Pusher-v5": -30.0}

@@ -130,11 +130,6 @@ def same_rows(left: Observations, right: Observations) -> Tensor:
     return torch.stack([(one == other).flatten(1).all(1) for one, other in pairs]).all(0)
 
 
-def bytes_of(observations: Observations) -> int:
-    """Return the memory that they take."""
-    return sum(leaf.numel() * leaf.element_size() for leaf in leaves_of(observations).values())
-
-
 def plain(observations: Observations) -> Any:
     """Return observations as tensors and plain data, by reference: a checkpoint outlives a library's own classes."""
     if not is_tree(observations):

@@ -69,12 +69,6 @@ def make_interface(
     )
 
 
-def make_decoder(space: spaces.Space) -> tuple[Distribution, Decode]:
-    """Return the distribution for an action space and the way from its samples to the environment."""
-    distribution, decoder = decoder_for(space)
-    return distribution, in_numpy(decoder)
-
-
 def in_numpy(decoder: nn.Module) -> Decode:
     """Return a decoder as environments take its actions."""
     decode = decoder.forward  # there is nobody to listen to each of a run's steps

@@ -42,13 +42,3 @@ class StopRequest:
         outer = getattr(self.previous.get(self.received), "__self__", None)
         if isinstance(outer, StopRequest):
             outer.received = self.received
-
-    @property
-    def requested(self) -> bool:
-        """Whether a signal has come."""
-        return self.received is not None
-
-    @property
-    def reason(self) -> str | None:
-        """The signal's name."""
-        return None if self.received is None else self.received.name

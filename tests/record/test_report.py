@@ -184,9 +184,26 @@ def test_the_figure_of_a_search_beside_its_folder_is_on_the_page(sweep, tmp_path
 def test_the_common_configuration_and_the_versions_are_on_the_page(page, sweep):
     table = dict(page[1].tables[-1])
     assert table["run.total_steps"] == "224"
-    assert not {"seed", "trust_region.max_kl"} & set(table)
+    assert not {"seed", "trust_region.max_kl", "record.profile_every"} & set(table)
     for package, version in summary(sweep / "a0")["versions"].items():
         assert f"{package} {version}" in page[1].texts["p"][-1]
+
+
+def test_what_differs_between_environments_stands_by_environment(sweep, tmp_path):
+    """And nothing that differs under the heading that says it is the same in all runs."""
+    copies = [shutil.copytree(sweep / name, tmp_path / "other" / name) for name in ("a0", "a1")]
+    for copy in copies:
+        change_config(copy, "env", id="Other-v0", num_envs=3)
+        change_config(copy, "run", evaluation_episodes=5)
+    _, parsed = report(sweep / "a0", sweep / "a1", *copies, "--output", tmp_path / "out")
+    own, common = ({key: values for key, *values in table} for table in parsed.tables[-2:])
+    assert own == {
+        "env.id": ["CartPole-v1", "Other-v0"],
+        "env.num_envs": ["2", "3"],
+        "run.evaluation_episodes": ["2", "5"],
+    }
+    configs = [run.config for run in find_runs([sweep / "a0", sweep / "a1", *copies])]
+    assert common == {key: [str(value)] for key, value in configs[0].items() if all(c[key] == value for c in configs)}
 
 
 def break_run(run, how):

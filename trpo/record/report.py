@@ -5,7 +5,7 @@ import io
 import os
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def write_report(runs: Sequence[Run], directory: Path, searches: Sequence[Path] 
         ],
         left_out=max(0, len(runs) - MOST_DETAILS),
         warnings=[warning for run in runs for warning in run.warnings],
-        config={key: value for key, value in runs[0].config.items() if key not in differing},
+        **describe_configuration(environments),
         versions=[{"run": name, **run.summary.get("versions", {})} for run, name in zip(runs, names, strict=True)][:1],
     )
     (directory / PAGE).write_text(page, encoding="utf-8")
@@ -72,7 +72,24 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
     """Return the keys that tell runs of the same environment apart, leaving out what is merely recorded."""
     keys = dict.fromkeys(key for run in runs for key in run.config if not RECORDING.match(key))
     groups = by_environment(runs).values()
-    return [key for key in keys if any(len({repr(run.config.get(key)) for run in group}) > 1 for group in groups)]
+    return [key for key in keys if any(differs(key, group) for group in groups)]
+
+
+def differs(key: str, runs: Sequence[Run]) -> bool:
+    """Return whether a key has several values among these runs."""
+    return len({repr(run.config.get(key)) for run in runs}) > 1
+
+
+def describe_configuration(environments: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """Return what is the same in all runs, and by key the value of each environment where only its own runs agree."""
+    runs = [run for group in environments.values() for run in group]
+    common, own = {}, {}
+    for key in dict.fromkeys(key for run in runs for key in run.config):
+        if not differs(key, runs):
+            common[key] = runs[0].config.get(key)
+        elif not any(differs(key, group) for group in environments.values()):
+            own[key] = [group[0].config.get(key) for group in environments.values()]
+    return {"common": common, "own": own}
 
 
 def by_environment(runs: Sequence[Run]) -> dict[str, list[Run]]:

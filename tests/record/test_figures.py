@@ -210,8 +210,8 @@ def test_the_learning_curve_is_the_mean_of_the_seeds_with_a_t_interval_where_all
     runs = [returned((0, 0.0), (100, 10.0)), returned((20, 4.0), (120, 24.0)), returned((0, 2.0))._replace(rows=[])]
     (panel,) = draw_learning({"a": runs, "b": [returned((0, 5.0), (50, 5.0))]}).axes
     first, *seeds, second = panel.get_lines()
-    assert [list(seed.get_ydata()[[0, -1]]) for seed in seeds] == [[2.0, 10.0], [4.0, 20.0]]
-    assert panel.get_ylim() == pytest.approx((2 - 0.9, 20 + 0.9))  # that of the curves: the band is far wider
+    assert [list(seed.get_ydata()[[0, -1]]) for seed in seeds] == [[0.0, 10.0], [4.0, 24.0]]  # in full
+    assert panel.get_ylim() == pytest.approx((0 - 1.2, 24 + 1.2))  # that of the curves: the band is far wider
     assert (first.get_label(), second.get_label()) == ("a (2 seeds)", "b (1 seed)")
     x, y = first.get_xdata(), first.get_ydata()
     assert (x[0], x[-1]) == (20, 100)
@@ -219,6 +219,15 @@ def test_the_learning_curve_is_the_mean_of_the_seeds_with_a_t_interval_where_all
     (band,) = panel.collections
     half = 12.706204736432095 * (100 / 5 - 100 / 10) / 2  # t(0.975, 1) · |difference| / 2
     assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(15 + half)
+
+
+def test_a_seed_that_stopped_early_ends_the_mean_and_no_curve_of_another():
+    stopped = returned((0, 0.0), (40, 40.0))._replace(status="stopped")
+    (panel,) = draw_learning({"a": [returned((0, 5.0), (100, 5.0)), stopped]}).axes
+    assert [line.get_xdata()[-1] for line in panel.get_lines()] == [40, 100, 40]
+    late = returned((60, 5.0), (100, 5.0))
+    (panel,) = draw_learning({"a": [late, stopped]}).axes  # nowhere do both have values
+    assert set(panel.get_lines()[0].get_xdata()) == {60}
 
 
 @pytest.mark.parametrize("status", ["unfinished", "stopped by SIGTERM", "failed: no"])

@@ -225,8 +225,24 @@ def test_a_run_that_did_not_finish_is_shown_as_such(how, run, sweep, tmp_path):
     assert [row[1] for row in parsed.tables[0][1:]] == ["finished", STATUSES[how]]
     cells = [attributes["class"] for tag, attributes in parsed.tags if tag == "td" and "class" in attributes]
     assert [cell.split() for cell in cells[:2]] == [["text"], ["text", "unhealthy"]]
-    assert sorted(row[1] for row in parsed.tables[1][1:]) == ["0 (1 not finished)", "1"]
+    assert sorted(row[1] for row in parsed.tables[1][1:]) == ["0 (1 without a score)", "1"]
     assert EVIL not in text
+
+
+STOPPED = {-1.0: "stopped at a return of -1.0", 501.0: "stopped", None: "stopped"}  # by run.stop_at_return
+
+
+@pytest.mark.parametrize("enough", STOPPED)
+def test_a_run_that_learned_enough_is_healthy_and_has_a_score(enough, run, tmp_path):
+    """At the return it was given, or because who watched it said so."""
+    change_config(run, "run", stop_at_return=enough)
+    (run / "summary.json").write_text(json.dumps(summary(run) | {"exit_reason": "stopped"}))
+    _, parsed = report(run, "--output", tmp_path / "out")
+    assert [row[1] for row in parsed.tables[0][1:]] == [STOPPED[enough]]
+    assert ("td", {"class": "text "}) in parsed.tags
+    assert ("td", {"class": "text unhealthy"}) not in parsed.tags
+    assert parsed.tables[1][1][1:3] == ["1", f"{summary(run)['final_evaluation']['return_mean']:,.1f}"]
+    assert parsed.texts["h3"] == [f"copy ({STOPPED[enough]})"]
 
 
 def test_damaged_metrics_are_read_up_to_the_damage_and_the_page_says_so(run, tmp_path):

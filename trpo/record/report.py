@@ -18,6 +18,7 @@ from trpo.record.figures import draw_profile
 from trpo.record.promises import describe_promises, draw_promises
 from trpo.record.report_figures import (
     RETURN,
+    SCORE,
     Groups,
     Score,
     draw_learning,
@@ -25,6 +26,7 @@ from trpo.record.report_figures import (
     draw_solver,
     draw_trust_region,
 )
+from trpo.record.run_directory import STOPPED
 from trpo.record.runs import Run
 
 PAGE = "report.html"
@@ -123,12 +125,12 @@ def describe_run(run: Run, name: str, differing: Sequence[str]) -> dict[str, Any
     errors = [abs(error) for error in run.values("trust_region/kl_error_relative")]
     accepted = run.values("trust_region/accepted")
     rates = run.values("time/steps_per_second")
-    evaluations = run.values("evaluation/return_mean")
+    evaluations = run.values(SCORE)
     returns = run.values(RETURN)
     return {
         "name": name,
-        "status": run.status,
-        "healthy": run.status == "finished",
+        "status": status_in_words(run),
+        "healthy": run.whole,
         "differing": [run.config.get(key) for key in differing],
         "env_steps": f"{run.rows[-1]['env_steps']:,}" if run.rows else "–",
         "training_return": number(float(np.mean(returns[-10:])) if returns else None),
@@ -139,6 +141,15 @@ def describe_run(run: Run, name: str, differing: Sequence[str]) -> dict[str, Any
         "rejected": percent(1 - float(np.mean(accepted)) if accepted else None),
         "rate": number(float(np.median(rates)) if rates else None),
     }
+
+
+def status_in_words(run: Run) -> str:
+    """Return a run's status, with the return at which it stopped if that is why."""
+    enough = run.config.get("run.stop_at_return")
+    reached = run.rows[-1].get(SCORE) if run.rows else None
+    if run.status != STOPPED or enough is None or reached is None or reached < enough:
+        return run.status  # who watches a run may stop it, too
+    return f"stopped at a return of {number(enough)}"
 
 
 def shares_spent(run: Run) -> list[float]:
@@ -187,7 +198,7 @@ def describe_details(run: Run, name: str, index: int, directory: Path) -> dict[s
         nearest = run.profiles[int(np.abs(steps - target).argmin())]
         title = f"after {int(nearest['name'].removeprefix('step_')):,} steps"
         pictures.append(picture(draw_profile(nearest, title), directory / f"run{index}_profile.png"))
-    return {"name": name, "status": run.status, "worst": worst, "pictures": pictures}
+    return {"name": name, "status": status_in_words(run), "worst": worst, "pictures": pictures}
 
 
 def worst_iterations(run: Run) -> list[dict[str, Any]]:

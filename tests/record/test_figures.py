@@ -241,6 +241,22 @@ def test_a_run_that_did_not_finish_has_no_score_and_does_not_cut_the_curves_of_o
     assert panel.get_lines()[0].get_xdata()[-1] == 40
 
 
+@pytest.mark.parametrize("last", [300, 20_000, 1_300_000, 3_000_000_000])
+def test_ticks_say_where_they_are(last):
+    (panel,) = draw_learning({"a": [returned((0, 0.0), (last, 1.0))]}).axes
+    units = {"k": 1e3, "M": 1e6, "G": 1e9}
+    texts = [text.get_text().replace("−", "-").replace(",", "") for text in panel.get_xticklabels()]
+    told = [float(text.rstrip("kMG")) * units.get(text[-1], 1) for text in texts]
+    assert told == pytest.approx(list(panel.get_xticks()))
+
+
+def test_small_errors_have_ticks_that_differ():
+    rows = [{"env_steps": n, "trust_region/kl_error_relative": x} for n, x in ((1, 0.0), (2, 0.01))]
+    _, middle, _ = draw_trust_region(Run("run", {"env.id": "Some-v0", "seed": 0}, rows, *EMPTY)).axes
+    texts = [text.get_text() for text in middle.get_yticklabels()]
+    assert len(set(texts)) == len(texts)
+
+
 def test_a_figure_of_scores_has_a_dot_for_each_seed_and_a_line_for_each_group():
     (panel,) = draw_scores({"a": scored(1.0, 4.0), "b": scored(7.0), "c": []}).axes
     assert [label.get_text() for label in panel.get_yticklabels()] == ["a", "b", "c"]

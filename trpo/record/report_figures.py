@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
 from scipy import stats
 
 from trpo.record.intervals import CONFIDENCE, confidence_interval, interquartile_mean
@@ -104,7 +105,7 @@ def draw_trust_region(run: Run) -> Figure:
     middle.axhline(0, color="black", linewidth=1)
     plot(middle, run, "trust_region/kl_error_relative", "", color="tab:red")
     middle.set(ylabel="(spent − predicted) / spent")
-    middle.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    middle.yaxis.set_major_formatter(PercentFormatter(1))
     middle.grid(alpha=0.3)
 
     plot(bottom, run, RETURN, "training episodes", color="tab:green", linewidth=0.8)
@@ -142,8 +143,8 @@ def plot(panel: Axes, run: Run, tag: str, label: str, **style: object) -> None:
 
 
 def decorate(panel: Axes, *, legend: bool = True) -> None:
-    """Add what every panel has: a grid, plain numbers, a legend if something is labelled."""
+    """Add what every panel has: a grid, short numbers, a legend if something is labelled."""
     panel.grid(alpha=0.3)
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k" if abs(value) >= 1000 else f"{value:g}")
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))  # as many digits as there are: 2.5k is neither 2k nor 3k
     if legend and panel.get_legend_handles_labels()[0]:
         panel.legend(fontsize="small")

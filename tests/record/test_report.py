@@ -143,8 +143,34 @@ def test_what_is_merely_recorded_tells_no_runs_apart(sweep):
     groups = {label: [run.config["seed"] for run in group] for label, group in group_runs(runs).items()}
     assert groups == {"max_kl=0.04": [0, 1], "max_kl=0.05": [0, 1]}
     assert list(group_runs(runs[:2])) == ["all"]
-    assert short_names(runs) == list(RUNS)
-    assert short_names(runs[:1]) == ["a0"]
+    assert list(short_names(runs).values()) == list(RUNS)
+    assert list(short_names(runs[:1]).values()) == ["a0"]
+
+
+def test_a_seed_counts_once_and_the_page_says_which_run_of_it_does_not(run, sweep, tmp_path):
+    folders = [sweep / "a0", sweep / "a1", run]
+    _, parsed = report(*folders, "--output", tmp_path / "out")
+    assert len(parsed.tables[0][1:]) == 3
+    _, (scores,), (promises,) = ([row[:2] for row in table[1:]] for table in parsed.tables[:3])
+    assert scores == promises == ["all", "2"]
+    (told,) = [text for text in parsed.texts["p"] if "repeat" in text]
+    first, *_ = short_names(find_runs(folders)).values()
+    assert told.endswith(f": {first}.")
+
+
+def test_of_several_runs_of_a_seed_the_scored_the_longest_the_last_one_counts(sweep):
+    whole, other = find_runs([sweep / "a0", sweep / "a1"])
+    last, short = whole._replace(name="last"), whole._replace(name="short", rows=whole.rows[:4])
+    unscored = whole._replace(name="unscored", status="failed: no")
+    longer = unscored._replace(name="longer", rows=[*whole.rows, {"env_steps": 1000}])
+
+    def counted(*runs):
+        return [run.name for run in group_runs(runs)["all"]]
+
+    assert counted(whole, other, last) == ["last", other.name]
+    assert counted(whole, short) == counted(short, whole) == [whole.name]
+    assert counted(whole, longer) == counted(longer, unscored, whole) == [whole.name]
+    assert counted(longer, unscored) == ["longer"]
 
 
 def test_the_worst_iterations_come_first(page, sweep):

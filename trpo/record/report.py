@@ -50,21 +50,21 @@ def write_report(runs: Sequence[Run], directory: Path, searches: Sequence[Path] 
     differing = [*(["env.id"] if len(environments) > 1 else []), *differing_keys(runs)]
     names = short_names(runs)
     page = template.render(
-        rows=[describe_run(run, name, differing) for run, name in zip(runs, names, strict=True)],
+        rows=[describe_run(run, names[run.name], differing) for run in runs],
         differing=differing,
         searches=[{"name": file.stem, "picture": base64.b64encode(file.read_bytes()).decode()} for file in searches],
         environments=[
-            describe_environment(environment, group, directory) for environment, group in environments.items()
+            describe_environment(environment, group, names, directory) for environment, group in environments.items()
         ],
         details=[
-            describe_details(run, name, index, directory)
-            for index, (run, name) in enumerate(zip(runs[:MOST_DETAILS], names, strict=False))
+            describe_details(run, names[run.name], index, directory)
+            for index, run in enumerate(runs[:MOST_DETAILS])
             if run.rows
         ],
         left_out=max(0, len(runs) - MOST_DETAILS),
         warnings=[warning for run in runs for warning in run.warnings],
         **describe_configuration(environments),
-        versions=[{"run": name, **run.summary.get("versions", {})} for run, name in zip(runs, names, strict=True)][:1],
+        versions={"run": names[runs[0].name], **runs[0].summary.get("versions", {})},
     )
     (directory / PAGE).write_text(page, encoding="utf-8")
     return directory / PAGE
@@ -103,21 +103,25 @@ def by_environment(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def group_runs(runs: Sequence[Run]) -> Groups:
-    """Return the runs of one environment by everything but the seed, under labels that say what differs."""
+    """Return the runs of one environment by everything but the seed, under labels that say what differs.
+
+    A seed counts once: its runs are no independent ones. The run that counts has a score, is the longest, is the last.
+    """
     keys = [key for key in differing_keys(runs) if key != "seed"]
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, dict[int, Run]] = {}
     for run in runs:
         changed = ", ".join(f"{key.split('.')[-1]}={run.config.get(key)}" for key in keys)
-        groups.setdefault(textwrap.fill(changed or "all", 40), []).append(run)
-    return groups
+        seeds, seed = groups.setdefault(textwrap.fill(changed or "all", 40), {}), run.config["seed"]
+        seeds[seed] = max(run, seeds.get(seed, run), key=lambda one: (bool(Score([one]).values), one.env_steps))
+    return {label: list(seeds.values()) for label, seeds in groups.items()}
 
 
-def short_names(runs: Sequence[Run]) -> list[str]:
-    """Return the runs' directories without what they have in common."""
+def short_names(runs: Sequence[Run]) -> dict[str, str]:
+    """Return the runs' directories, by name, without what they have in common."""
     if len(runs) == 1:
-        return [Path(runs[0].name).name]
+        return {runs[0].name: Path(runs[0].name).name}
     common = os.path.commonpath([run.name for run in runs])
-    return [os.path.relpath(run.name, common) for run in runs]
+    return {run.name: os.path.relpath(run.name, common) for run in runs}
 
 
 def describe_run(run: Run, name: str, differing: Sequence[str]) -> dict[str, Any]:
@@ -132,7 +136,7 @@ def describe_run(run: Run, name: str, differing: Sequence[str]) -> dict[str, Any
         "status": status_in_words(run),
         "healthy": run.whole,
         "differing": [run.config.get(key) for key in differing],
-        "env_steps": f"{run.rows[-1]['env_steps']:,}" if run.rows else "–",
+        "env_steps": f"{run.env_steps:,}" if run.rows else "–",
         "training_return": number(float(np.mean(returns[-10:])) if returns else None),
         "final_evaluation": number(evaluations[-1] if evaluations else None),
         "best_evaluation": number(max(evaluations) if evaluations else None),
@@ -157,7 +161,9 @@ def shares_spent(run: Run) -> list[float]:
     return [row["trust_region/kl"] / row["trust_region/max_kl"] for row in run.rows if row.get("trust_region/accepted")]
 
 
-def describe_environment(environment: str, runs: Sequence[Run], directory: Path) -> dict[str, Any]:
+def describe_environment(
+    environment: str, runs: Sequence[Run], names: Mapping[str, str], directory: Path
+) -> dict[str, Any]:
     """Return the section of one environment: scores and figures over all its runs."""
     groups, slug = group_runs(runs), re.sub(r"[^\w.-]+", "-", environment)
     drawn = {
@@ -167,8 +173,10 @@ def describe_environment(environment: str, runs: Sequence[Run], directory: Path)
         "solver": draw_solver(groups),
     }
     promises = [describe_promises(label, group) for label, group in groups.items()]
+    counted = {run.name for group in groups.values() for run in group}
     return {
         "name": environment,
+        "repeats": [names[run.name] for run in runs if run.name not in counted],
         "scores": [describe_score(label, group) for label, group in groups.items()],
         "promises": [row for row in promises if row],
         "pictures": [picture(figure, directory / f"{slug}_{name}.png") for name, figure in drawn.items() if figure],

@@ -147,6 +147,12 @@ def test_what_is_merely_recorded_tells_no_runs_apart(sweep):
     assert list(short_names(runs[:1]).values()) == ["a0"]
 
 
+def test_relative_and_absolute_directories_have_names_in_common(sweep, tmp_path, monkeypatch):
+    monkeypatch.chdir(sweep.parent)
+    _, parsed = report(Path(sweep.name) / "a0", sweep / "a1", "--output", tmp_path / "out")
+    assert [row[0] for row in parsed.tables[0][1:]] == ["a0", "a1"]
+
+
 def test_a_seed_counts_once_and_the_page_says_which_run_of_it_does_not(run, sweep, tmp_path):
     folders = [sweep / "a0", sweep / "a1", run]
     _, parsed = report(*folders, "--output", tmp_path / "out")

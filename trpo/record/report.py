@@ -120,7 +120,7 @@ def short_names(runs: Sequence[Run]) -> dict[str, str]:
     """Return the runs' directories, by name, without what they have in common."""
     if len(runs) == 1:
         return {runs[0].name: Path(runs[0].name).name}
-    common = os.path.commonpath([run.name for run in runs])
+    common = os.path.commonpath([os.path.abspath(run.name) for run in runs])  # as typed, some may be relative
     return {run.name: os.path.relpath(run.name, common) for run in runs}
 
 

@@ -226,8 +226,8 @@ def test_the_learning_curve_is_the_mean_of_the_seeds_with_a_t_interval_where_all
     runs = [returned((0, 0.0), (100, 10.0)), returned((20, 4.0), (120, 24.0)), returned((0, 2.0))._replace(rows=[])]
     (panel,) = draw_learning({"a": runs, "b": [returned((0, 5.0), (50, 5.0))]}).axes
     first, *seeds, second = panel.get_lines()
-    assert [list(seed.get_ydata()[[0, -1]]) for seed in seeds] == [[2.0, 10.0], [4.0, 20.0]]
-    assert panel.get_ylim() == pytest.approx((2 - 0.9, 20 + 0.9))  # that of the curves: the band is far wider
+    assert [list(seed.get_ydata()[[0, -1]]) for seed in seeds] == [[0.0, 10.0], [4.0, 24.0]]  # in full
+    assert panel.get_ylim() == pytest.approx((0 - 1.2, 24 + 1.2))  # that of the curves: the band is far wider
     assert (first.get_label(), second.get_label()) == ("a (2 seeds)", "b (1 seed)")
     x, y = first.get_xdata(), first.get_ydata()
     assert (x[0], x[-1]) == (20, 100)
@@ -235,6 +235,15 @@ def test_the_learning_curve_is_the_mean_of_the_seeds_with_a_t_interval_where_all
     (band,) = panel.collections
     half = 12.706204736432095 * (100 / 5 - 100 / 10) / 2  # t(0.975, 1) · |difference| / 2
     assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(15 + half)
+
+
+def test_a_seed_that_stopped_early_ends_the_mean_and_no_curve_of_another():
+    stopped = returned((0, 0.0), (40, 40.0))._replace(status="stopped")
+    (panel,) = draw_learning({"a": [returned((0, 5.0), (100, 5.0)), stopped]}).axes
+    assert [line.get_xdata()[-1] for line in panel.get_lines()] == [40, 100, 40]
+    late = returned((60, 5.0), (100, 5.0))
+    (panel,) = draw_learning({"a": [late, stopped]}).axes  # nowhere do both have values
+    assert set(panel.get_lines()[0].get_xdata()) == {60}
 
 
 @pytest.mark.parametrize("status", ["unfinished", "stopped by SIGTERM", "failed: no"])
@@ -246,6 +255,22 @@ def test_a_run_that_did_not_finish_has_no_score_and_does_not_cut_the_curves_of_o
     assert [(line.get_label(), line.get_xdata()[-1]) for line in panel.get_lines()] == [("a (1 seed)", 100)]
     (panel,) = draw_learning({"a": [short]}).axes  # better than nothing
     assert panel.get_lines()[0].get_xdata()[-1] == 40
+
+
+@pytest.mark.parametrize("last", [300, 20_000, 1_300_000, 3_000_000_000])
+def test_ticks_say_where_they_are(last):
+    (panel,) = draw_learning({"a": [returned((0, 0.0), (last, 1.0))]}).axes
+    units = {"k": 1e3, "M": 1e6, "G": 1e9}
+    texts = [text.get_text().replace("−", "-").replace(",", "") for text in panel.get_xticklabels()]
+    told = [float(text.rstrip("kMG")) * units.get(text[-1], 1) for text in texts]
+    assert told == pytest.approx(list(panel.get_xticks()))
+
+
+def test_small_errors_have_ticks_that_differ():
+    rows = [{"env_steps": n, "trust_region/kl_error_relative": x} for n, x in ((1, 0.0), (2, 0.01))]
+    _, middle, _ = draw_trust_region(Run("run", {"env.id": "Some-v0", "seed": 0}, rows, *EMPTY)).axes
+    texts = [text.get_text() for text in middle.get_yticklabels()]
+    assert len(set(texts)) == len(texts)
 
 
 def test_a_figure_of_scores_has_a_dot_for_each_seed_and_a_line_for_each_group():

@@ -143,8 +143,40 @@ def test_what_is_merely_recorded_tells_no_runs_apart(sweep):
     groups = {label: [run.config["seed"] for run in group] for label, group in group_runs(runs).items()}
     assert groups == {"max_kl=0.04": [0, 1], "max_kl=0.05": [0, 1]}
     assert list(group_runs(runs[:2])) == ["all"]
-    assert short_names(runs) == list(RUNS)
-    assert short_names(runs[:1]) == ["a0"]
+    assert list(short_names(runs).values()) == list(RUNS)
+    assert list(short_names(runs[:1]).values()) == ["a0"]
+
+
+def test_relative_and_absolute_directories_have_names_in_common(sweep, tmp_path, monkeypatch):
+    monkeypatch.chdir(sweep.parent)
+    _, parsed = report(Path(sweep.name) / "a0", sweep / "a1", "--output", tmp_path / "out")
+    assert [row[0] for row in parsed.tables[0][1:]] == ["a0", "a1"]
+
+
+def test_a_seed_counts_once_and_the_page_says_which_run_of_it_does_not(run, sweep, tmp_path):
+    folders = [sweep / "a0", sweep / "a1", run]
+    _, parsed = report(*folders, "--output", tmp_path / "out")
+    assert len(parsed.tables[0][1:]) == 3
+    _, (scores,), (promises,) = ([row[:2] for row in table[1:]] for table in parsed.tables[:3])
+    assert scores == promises == ["all", "2"]
+    (told,) = [text for text in parsed.texts["p"] if "repeat" in text]
+    first, *_ = short_names(find_runs(folders)).values()
+    assert told.endswith(f": {first}.")
+
+
+def test_of_several_runs_of_a_seed_the_scored_the_longest_the_last_one_counts(sweep):
+    whole, other = find_runs([sweep / "a0", sweep / "a1"])
+    last, short = whole._replace(name="last"), whole._replace(name="short", rows=whole.rows[:4])
+    unscored = whole._replace(name="unscored", status="failed: no")
+    longer = unscored._replace(name="longer", rows=[*whole.rows, {"env_steps": 1000}])
+
+    def counted(*runs):
+        return [run.name for run in group_runs(runs)["all"]]
+
+    assert counted(whole, other, last) == ["last", other.name]
+    assert counted(whole, short) == counted(short, whole) == [whole.name]
+    assert counted(whole, longer) == counted(longer, unscored, whole) == [whole.name]
+    assert counted(longer, unscored) == ["longer"]
 
 
 def test_the_worst_iterations_come_first(page, sweep):
@@ -184,9 +216,26 @@ def test_the_figure_of_a_search_beside_its_folder_is_on_the_page(sweep, tmp_path
 def test_the_common_configuration_and_the_versions_are_on_the_page(page, sweep):
     table = dict(page[1].tables[-1])
     assert table["run.total_steps"] == "224"
-    assert not {"seed", "trust_region.max_kl"} & set(table)
+    assert not {"seed", "trust_region.max_kl", "record.profile_every"} & set(table)
     for package, version in summary(sweep / "a0")["versions"].items():
         assert f"{package} {version}" in page[1].texts["p"][-1]
+
+
+def test_what_differs_between_environments_stands_by_environment(sweep, tmp_path):
+    """And nothing that differs under the heading that says it is the same in all runs."""
+    copies = [shutil.copytree(sweep / name, tmp_path / "other" / name) for name in ("a0", "a1")]
+    for copy in copies:
+        change_config(copy, "env", id="Other-v0", num_envs=3)
+        change_config(copy, "run", evaluation_episodes=5)
+    _, parsed = report(sweep / "a0", sweep / "a1", *copies, "--output", tmp_path / "out")
+    own, common = ({key: values for key, *values in table} for table in parsed.tables[-2:])
+    assert own == {
+        "env.id": ["CartPole-v1", "Other-v0"],
+        "env.num_envs": ["2", "3"],
+        "run.evaluation_episodes": ["2", "5"],
+    }
+    configs = [run.config for run in find_runs([sweep / "a0", sweep / "a1", *copies])]
+    assert common == {key: [str(value)] for key, value in configs[0].items() if all(c[key] == value for c in configs)}
 
 
 def break_run(run, how):
@@ -208,8 +257,24 @@ def test_a_run_that_did_not_finish_is_shown_as_such(how, run, sweep, tmp_path):
     assert [row[1] for row in parsed.tables[0][1:]] == ["finished", STATUSES[how]]
     cells = [attributes["class"] for tag, attributes in parsed.tags if tag == "td" and "class" in attributes]
     assert [cell.split() for cell in cells[:2]] == [["text"], ["text", "unhealthy"]]
-    assert sorted(row[1] for row in parsed.tables[1][1:]) == ["0 (1 not finished)", "1"]
+    assert sorted(row[1] for row in parsed.tables[1][1:]) == ["0 (1 without a score)", "1"]
     assert EVIL not in text
+
+
+STOPPED = {-1.0: "stopped at a return of -1.0", 501.0: "stopped", None: "stopped"}  # by run.stop_at_return
+
+
+@pytest.mark.parametrize("enough", STOPPED)
+def test_a_run_that_learned_enough_is_healthy_and_has_a_score(enough, run, tmp_path):
+    """At the return it was given, or because who watched it said so."""
+    change_config(run, "run", stop_at_return=enough)
+    (run / "summary.json").write_text(json.dumps(summary(run) | {"exit_reason": "stopped"}))
+    _, parsed = report(run, "--output", tmp_path / "out")
+    assert [row[1] for row in parsed.tables[0][1:]] == [STOPPED[enough]]
+    assert ("td", {"class": "text "}) in parsed.tags
+    assert ("td", {"class": "text unhealthy"}) not in parsed.tags
+    assert parsed.tables[1][1][1:3] == ["1", f"{summary(run)['final_evaluation']['return_mean']:,.1f}"]
+    assert parsed.texts["h3"] == [f"copy ({STOPPED[enough]})"]
 
 
 def test_damaged_metrics_are_read_up_to_the_damage_and_the_page_says_so(run, tmp_path):

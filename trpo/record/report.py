@@ -5,7 +5,7 @@ import io
 import os
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from trpo.record.figures import draw_profile
 from trpo.record.promises import describe_promises, draw_promises
 from trpo.record.report_figures import (
     RETURN,
+    SCORE,
     Groups,
     Score,
     draw_learning,
@@ -25,6 +26,7 @@ from trpo.record.report_figures import (
     draw_solver,
     draw_trust_region,
 )
+from trpo.record.run_directory import STOPPED
 from trpo.record.runs import Run
 
 PAGE = "report.html"
@@ -48,21 +50,21 @@ def write_report(runs: Sequence[Run], directory: Path, searches: Sequence[Path] 
     differing = [*(["env.id"] if len(environments) > 1 else []), *differing_keys(runs)]
     names = short_names(runs)
     page = template.render(
-        rows=[describe_run(run, name, differing) for run, name in zip(runs, names, strict=True)],
+        rows=[describe_run(run, names[run.name], differing) for run in runs],
         differing=differing,
         searches=[{"name": file.stem, "picture": base64.b64encode(file.read_bytes()).decode()} for file in searches],
         environments=[
-            describe_environment(environment, group, directory) for environment, group in environments.items()
+            describe_environment(environment, group, names, directory) for environment, group in environments.items()
         ],
         details=[
-            describe_details(run, name, index, directory)
-            for index, (run, name) in enumerate(zip(runs[:MOST_DETAILS], names, strict=False))
+            describe_details(run, names[run.name], index, directory)
+            for index, run in enumerate(runs[:MOST_DETAILS])
             if run.rows
         ],
         left_out=max(0, len(runs) - MOST_DETAILS),
         warnings=[warning for run in runs for warning in run.warnings],
-        config={key: value for key, value in runs[0].config.items() if key not in differing},
-        versions=[{"run": name, **run.summary.get("versions", {})} for run, name in zip(runs, names, strict=True)][:1],
+        **describe_configuration(environments),
+        versions={"run": names[runs[0].name], **runs[0].summary.get("versions", {})},
     )
     (directory / PAGE).write_text(page, encoding="utf-8")
     return directory / PAGE
@@ -72,7 +74,24 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
     """Return the keys that tell runs of the same environment apart, leaving out what is merely recorded."""
     keys = dict.fromkeys(key for run in runs for key in run.config if not RECORDING.match(key))
     groups = by_environment(runs).values()
-    return [key for key in keys if any(len({repr(run.config.get(key)) for run in group}) > 1 for group in groups)]
+    return [key for key in keys if any(differs(key, group) for group in groups)]
+
+
+def differs(key: str, runs: Sequence[Run]) -> bool:
+    """Return whether a key has several values among these runs."""
+    return len({repr(run.config.get(key)) for run in runs}) > 1
+
+
+def describe_configuration(environments: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """Return what is the same in all runs, and by key the value of each environment where only its own runs agree."""
+    runs = [run for group in environments.values() for run in group]
+    common, own = {}, {}
+    for key in dict.fromkeys(key for run in runs for key in run.config):
+        if not differs(key, runs):
+            common[key] = runs[0].config.get(key)
+        elif not any(differs(key, group) for group in environments.values()):
+            own[key] = [group[0].config.get(key) for group in environments.values()]
+    return {"common": common, "own": own}
 
 
 def by_environment(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -84,21 +103,25 @@ def by_environment(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def group_runs(runs: Sequence[Run]) -> Groups:
-    """Return the runs of one environment by everything but the seed, under labels that say what differs."""
+    """Return the runs of one environment by everything but the seed, under labels that say what differs.
+
+    A seed counts once: its runs are no independent ones. The run that counts has a score, is the longest, is the last.
+    """
     keys = [key for key in differing_keys(runs) if key != "seed"]
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, dict[int, Run]] = {}
     for run in runs:
         changed = ", ".join(f"{key.split('.')[-1]}={run.config.get(key)}" for key in keys)
-        groups.setdefault(textwrap.fill(changed or "all", 40), []).append(run)
-    return groups
+        seeds, seed = groups.setdefault(textwrap.fill(changed or "all", 40), {}), run.config["seed"]
+        seeds[seed] = max(run, seeds.get(seed, run), key=lambda one: (bool(Score([one]).values), one.env_steps))
+    return {label: list(seeds.values()) for label, seeds in groups.items()}
 
 
-def short_names(runs: Sequence[Run]) -> list[str]:
-    """Return the runs' directories without what they have in common."""
+def short_names(runs: Sequence[Run]) -> dict[str, str]:
+    """Return the runs' directories, by name, without what they have in common."""
     if len(runs) == 1:
-        return [Path(runs[0].name).name]
-    common = os.path.commonpath([run.name for run in runs])
-    return [os.path.relpath(run.name, common) for run in runs]
+        return {runs[0].name: Path(runs[0].name).name}
+    common = os.path.commonpath([os.path.abspath(run.name) for run in runs])  # as typed, some may be relative
+    return {run.name: os.path.relpath(run.name, common) for run in runs}
 
 
 def describe_run(run: Run, name: str, differing: Sequence[str]) -> dict[str, Any]:
@@ -106,14 +129,14 @@ def describe_run(run: Run, name: str, differing: Sequence[str]) -> dict[str, Any
     errors = [abs(error) for error in run.values("trust_region/kl_error_relative")]
     accepted = run.values("trust_region/accepted")
     rates = run.values("time/steps_per_second")
-    evaluations = run.values("evaluation/return_mean")
+    evaluations = run.values(SCORE)
     returns = run.values(RETURN)
     return {
         "name": name,
-        "status": run.status,
-        "healthy": run.status == "finished",
+        "status": status_in_words(run),
+        "healthy": run.whole,
         "differing": [run.config.get(key) for key in differing],
-        "env_steps": f"{run.rows[-1]['env_steps']:,}" if run.rows else "–",
+        "env_steps": f"{run.env_steps:,}" if run.rows else "–",
         "training_return": number(float(np.mean(returns[-10:])) if returns else None),
         "final_evaluation": number(evaluations[-1] if evaluations else None),
         "best_evaluation": number(max(evaluations) if evaluations else None),
@@ -124,12 +147,23 @@ def describe_run(run: Run, name: str, differing: Sequence[str]) -> dict[str, Any
     }
 
 
+def status_in_words(run: Run) -> str:
+    """Return a run's status, with the return at which it stopped if that is why."""
+    enough = run.config.get("run.stop_at_return")
+    reached = run.rows[-1].get(SCORE) if run.rows else None
+    if run.status != STOPPED or enough is None or reached is None or reached < enough:
+        return run.status  # who watches a run may stop it, too
+    return f"stopped at a return of {number(enough)}"
+
+
 def shares_spent(run: Run) -> list[float]:
     """Return KL / δ of every accepted step."""
     return [row["trust_region/kl"] / row["trust_region/max_kl"] for row in run.rows if row.get("trust_region/accepted")]
 
 
-def describe_environment(environment: str, runs: Sequence[Run], directory: Path) -> dict[str, Any]:
+def describe_environment(
+    environment: str, runs: Sequence[Run], names: Mapping[str, str], directory: Path
+) -> dict[str, Any]:
     """Return the section of one environment: scores and figures over all its runs."""
     groups, slug = group_runs(runs), re.sub(r"[^\w.-]+", "-", environment)
     drawn = {
@@ -139,8 +173,10 @@ def describe_environment(environment: str, runs: Sequence[Run], directory: Path)
         "solver": draw_solver(groups),
     }
     promises = [describe_promises(label, group) for label, group in groups.items()]
+    counted = {run.name for group in groups.values() for run in group}
     return {
         "name": environment,
+        "repeats": [names[run.name] for run in runs if run.name not in counted],
         "scores": [describe_score(label, group) for label, group in groups.items()],
         "promises": [row for row in promises if row],
         "pictures": [picture(figure, directory / f"{slug}_{name}.png") for name, figure in drawn.items() if figure],
@@ -170,7 +206,7 @@ def describe_details(run: Run, name: str, index: int, directory: Path) -> dict[s
         nearest = run.profiles[int(np.abs(steps - target).argmin())]
         title = f"after {int(nearest['name'].removeprefix('step_')):,} steps"
         pictures.append(picture(draw_profile(nearest, title), directory / f"run{index}_profile.png"))
-    return {"name": name, "status": run.status, "worst": worst, "pictures": pictures}
+    return {"name": name, "status": status_in_words(run), "worst": worst, "pictures": pictures}
 
 
 def worst_iterations(run: Run) -> list[dict[str, Any]]:

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
 from scipy import stats
 
 from trpo.record.intervals import CONFIDENCE, confidence_interval, interquartile_mean
-from trpo.record.run_directory import FINISHED
 from trpo.record.runs import Run
 
 Groups = Mapping[str, Sequence[Run]]  # of one environment: label to runs that differ in nothing but the seed
@@ -18,11 +18,10 @@ SCORE = "evaluation/return_mean"
 
 
 class Score:
-    """Final evaluations of finished runs: interquartile mean, bootstrap interval (Agarwal et al. 2021)."""
+    """Final evaluations of whole runs: interquartile mean, bootstrap interval (Agarwal et al. 2021)."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        finished = [run for run in runs if run.status == FINISHED]
-        self.values = [values[-1] for run in finished if (values := run.values(SCORE))]
+        self.values = [values[-1] for run in runs if run.whole and (values := run.values(SCORE))]
         self.left_out = len(runs) - len(self.values)
         scores = np.array(self.values)
         self.iqm = float(interquartile_mean(scores)) if self.values else None
@@ -45,17 +44,19 @@ def draw_learning(groups: Groups) -> Figure:
 
 
 def draw_band(panel: Axes, label: str, runs: Sequence[Run]) -> None:
-    """Draw the mean of a group's returns on a common grid, and where there are several seeds, each and a t interval."""
-    chosen = [run for run in runs if run.status == FINISHED] or runs  # a short one would cut the others
+    """Draw the mean of a group's returns where all have values, and of several seeds each in full, and a t interval."""
+    chosen = [run for run in runs if run.whole] or runs  # a short one would cut the mean
     curves = [run.column(RETURN) for run in chosen if run.values(RETURN)]
     if not curves:
         return
-    grid = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 200)
+    first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    grid = np.linspace(first, max(first, last), 200)  # a point if a seed stopped before another had a return
     values = np.array([np.interp(grid, x, y) for x, y in curves])
     mean = values.mean(0)
     (line,) = panel.plot(grid, mean, label=f"{label} ({len(curves)} seed{'s' * (len(curves) > 1)})")
     if len(curves) > 1:
-        panel.plot(grid, values.T, linewidth=0.6, alpha=0.4, color=line.get_color())
+        for x, y in curves:
+            panel.plot(x, y, linewidth=0.6, alpha=0.4, color=line.get_color())
         half = stats.t.ppf((1 + CONFIDENCE) / 2, len(curves) - 1) * stats.sem(values, axis=0)
         panel.fill_between(grid, mean - half, mean + half, alpha=0.2, color=line.get_color())
 
@@ -104,7 +105,7 @@ def draw_trust_region(run: Run) -> Figure:
     middle.axhline(0, color="black", linewidth=1)
     plot(middle, run, "trust_region/kl_error_relative", "", color="tab:red")
     middle.set(ylabel="(spent − predicted) / spent")
-    middle.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    middle.yaxis.set_major_formatter(PercentFormatter(1))
     middle.grid(alpha=0.3)
 
     plot(bottom, run, RETURN, "training episodes", color="tab:green", linewidth=0.8)
@@ -142,8 +143,8 @@ def plot(panel: Axes, run: Run, tag: str, label: str, **style: object) -> None:
 
 
 def decorate(panel: Axes, *, legend: bool = True) -> None:
-    """Add what every panel has: a grid, plain numbers, a legend if something is labelled."""
+    """Add what every panel has: a grid, short numbers, a legend if something is labelled."""
     panel.grid(alpha=0.3)
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k" if abs(value) >= 1000 else f"{value:g}")
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))  # as many digits as there are: 2.5k is neither 2k nor 3k
     if legend and panel.get_legend_handles_labels()[0]:
         panel.legend(fontsize="small")

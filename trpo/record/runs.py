@@ -37,6 +37,16 @@ class Run(NamedTuple):
     warnings: list[str]
     profiles: list[dict[str, Any]]
 
+    @property
+    def whole(self) -> bool:
+        """Whether the run came to its end, or learned enough before."""
+        return self.status in (FINISHED, STOPPED)
+
+    @property
+    def env_steps(self) -> int:
+        """How far the run came, in environment steps."""
+        return int(self.rows[-1]["env_steps"]) if self.rows else 0
+
     def column(self, tag: str) -> tuple[list[float], list[float]]:
         """Return the environment steps and values of a tag, where it exists."""
         points = [(row["env_steps"], row[tag]) for row in self.rows if tag in row]

@@ -75,6 +75,32 @@ def test_auto_resumes_every_job_of_a_sweep(from_the_start, run, tmp_path):
     assert summary(jobs[1])["exit_reason"] == "finished"
 
 
+# Directories that the same line does not find again, and the key that is to be given.
+TIMED = [
+    ([], "hydra.run.dir=DIR"),
+    (["hydra.run.dir=mine/${hydra.job.name}_${now:%H-%M-%S}"], "hydra.run.dir=DIR"),
+    (["hydra.sweep.dir=mine"], "hydra.run.dir=DIR"),  # which is not a sweep's without -m
+    (["-m", "seed=0,1"], "hydra.sweep.dir=DIR"),
+    (["-m", "hydra.run.dir=mine"], "hydra.sweep.dir=DIR"),
+    (["-m", "seed=0,1", "hydra.sweep.dir=mine", "hydra.sweep.subdir=${seed}_${now:%f}"], "hydra.sweep.subdir=DIR"),
+    (["hydra.run.dir=${hydra.sweep.dir}"], "hydra.run.dir=DIR"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), TIMED)
+def test_auto_is_refused_where_the_same_line_would_start_again(arguments, said, run):
+    line = refusal(train, "task=cartpole", *TINY, "run.resume=auto", *arguments)
+    assert said in line
+    assert "has the time in it" in line
+
+
+def test_auto_goes_on_in_a_directory_whose_name_is_made_of_what_stays(run, tmp_path):
+    line = ["task=cartpole", *TINY, "run.resume=auto", "hydra.run.dir=named_${seed}_${env.num_envs}"]
+    for steps in (64, 96):
+        assert train([*line, f"run.total_steps={steps}"]) == 0
+    assert summary(tmp_path / "named_0_2")["env_steps"] == 96
+
+
 # run.resume=DIR
 
 

@@ -46,6 +46,7 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
         run_directory.check_path(directory)
         if taken.setdefault(directory.resolve(), number) != number:
             raise UserError(f"jobs {taken[directory.resolve()]} and {number} would share {directory}")
+        check_is_found_again(job, multirun=multirun)
         plans.append(plan := plan_job(as_typed(job, job.hydra.overrides.task), directory, load_config))
         if plan.finished:
             continue
@@ -58,6 +59,24 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
     for remark in known:
         console.info(remark)
     return plans
+
+
+def check_is_found_again(job: DictConfig, *, multirun: bool) -> None:
+    """Raise `UserError` if a job is to go on where the same line finds another directory at another time."""
+    keys = ("hydra.sweep.dir", "hydra.sweep.subdir") if multirun else ("hydra.run.dir",)
+    if job.run.resume == AUTO and (timed := [key for key in keys if has_time(job, key)]):
+        raise UserError(
+            f"run.resume=auto goes on in the directory that the line had before, and {timed[0]} has the time in it, "
+            f"so it would start again; give {timed[0]}=DIR"
+        )
+
+
+def has_time(job: DictConfig, key: str) -> bool:
+    """Return whether the time of composing is part of a value, by whatever interpolations it comes there."""
+    probe = job.copy()
+    OmegaConf.clear_cache(probe)
+    OmegaConf.select(probe, key)
+    return "now" in OmegaConf.get_cache(probe)
 
 
 def check_ranks(plan: Plan, directory: Path) -> None:

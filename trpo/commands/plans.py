@@ -1,6 +1,5 @@
 """What every job is going to do, and that it can: checked before anything is made."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trpo.commands.checks import check_can_start
 from trpo.commands.compose import load_config, to_config
-from trpo.commands.resume import AUTO, Composed, Plan, plan_job
+from trpo.commands.resume import AUTO, Composed, Plan, newest_state, plan_job
 from trpo.config import UserError, first_line
 from trpo.console import console
-from trpo.record import checkpoint, run_directory
+from trpo.record import run_directory
 from trpo.sampling.interface import Interface
 from trpo.sampling.remarks import remarks
 from trpo.system import ranks
@@ -93,10 +92,8 @@ def check_ranks(plan: Plan, directory: Path) -> None:
 
 def ranks_before(directory: Path) -> int:
     """Return on how many ranks a run was; without a checkpoint it starts again, on as many as there are."""
-    for file in reversed(checkpoint.numbered(directory / run_directory.CHECKPOINTS)):
-        with suppress(UserError):  # what cannot be read is reported when the run starts
-            return len(checkpoint.load(file)["ranks"])
-    return ranks.count()
+    state = newest_state(directory)
+    return ranks.count() if state is None else len(state["ranks"])
 
 
 def as_typed(job: DictConfig, overrides: ListConfig) -> Composed:

@@ -109,7 +109,9 @@ def test_a_directory_that_holds_anything_of_a_run_is_refused(elsewhere, name):
     else:
         (elsewhere / "old").mkdir()
         (elsewhere / "old" / name).write_text("precious")
-    assert "hydra.run.dir" in refusal(train, "task=cartpole", "hydra.run.dir=old")
+    line = refusal(train, "task=cartpole", "hydra.run.dir=old")
+    assert "another hydra.run.dir (with -m: hydra.sweep.dir)" in line
+    assert ("run.resume=auto goes on" in line) == (name == "config.yaml")  # else there is nothing to go on with
 
 
 @pytest.mark.parametrize("directory", ["file", "file/below"])

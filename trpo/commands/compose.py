@@ -114,6 +114,15 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.=+-]+", "-", str(text))[:LONGEST_NAME].strip("-") or "default"
 
 
+def setting(key: str, directory: Path) -> str:
+    """Return the override that sets a directory, in quotes if Hydra would else read more than a path."""
+    path = str(directory)
+    if re.fullmatch(r"[\w.=+-]*/[\w./=+-]*", path, re.ASCII):  # without a slash it may be a number
+        return f"{key}={path}"
+    quoted = path.replace("'", r"\'")
+    return f"{key}='{quoted}'"
+
+
 def choices(group: str) -> list[str]:
     """Return what is shipped to choose from in a group."""
     return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))

@@ -220,6 +220,17 @@ def test_the_help_names_every_task_and_every_key(capsys, elsewhere):
     assert list(elsewhere.iterdir()) == []
 
 
+def test_the_help_says_what_a_key_takes_as_it_is_typed(capsys):
+    train(["--help"])
+    _, keys = capsys.readouterr().out.split("Keys and their defaults:\n")
+    shown = {line.split("=")[0].strip(): line for line in keys.split("\n\n")[0].splitlines()}
+    for name, field in fields_by_key():
+        assert all(choice in shown[name].split("=", 1)[1] for choice in field.metadata["choices"]), name
+        assert "None" not in shown[name]
+    assert "run.stop_at_return=null " in shown["run.stop_at_return"]
+    assert shown["env.backend"].count("sync") == 3  # the default and two in its line of help, not said again
+
+
 def test_the_help_of_every_task_names_an_environment_that_one_of_the_libraries_has(capsys):
     train(["-h"])
     _, tasks = capsys.readouterr().out.split("Tasks (task=…):\n")

@@ -106,6 +106,21 @@ def test_what_the_command_refuses_is_refused_and_nothing_is_made(tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (gymnasium.make, "an environment"),
+        (gymnasium.make_vec, "an environment"),
+        (gymnasium.spec, "Spec"),
+    ],
+)
+def test_an_environment_itself_is_refused_with_what_to_give(make, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(trpo.UserError, match=f"{said}.*give its id, or a function that makes one"):
+        trpo.train(make("CartPole-v1"), total_steps=64)
+    assert not list(tmp_path.iterdir())
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False) | st.text(),
     lambda inner: (

@@ -34,7 +34,7 @@ def test_total_steps_is_short_for_one_key_and_only_for_that(tmp_path):
     assert trpo.train("CartPole-v1", total_steps=64, **keys).summary["env_steps"] == 64
     with pytest.raises(trpo.UserError, match="give one of them"):
         trpo.train("CartPole-v1", total_steps=64, **{"run.total_steps": 64})
-    with pytest.raises(trpo.UserError, match="unknown key 'max_kl'"):
+    with pytest.raises(trpo.UserError, match=r"unknown key 'max_kl'; did you mean trust_region\.max_kl"):
         trpo.train("CartPole-v1", max_kl=0.1)
 
 
@@ -103,6 +103,21 @@ def test_what_the_command_refuses_is_refused_and_nothing_is_made(tmp_path, monke
     for keys in ({"env": "NoSuch-v0"}, {"task": "nothing"}, {"env": "CartPole-v1", "trust_region.max_kl": -1}):
         with pytest.raises(trpo.UserError):
             trpo.train(**keys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (gymnasium.make, "an environment"),
+        (gymnasium.make_vec, "an environment"),
+        (gymnasium.spec, "Spec"),
+    ],
+)
+def test_an_environment_itself_is_refused_with_what_to_give(make, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(trpo.UserError, match=f"{said}.*give its id, or a function that makes one"):
+        trpo.train(make("CartPole-v1"), total_steps=64)
     assert not list(tmp_path.iterdir())
 
 

@@ -67,7 +67,20 @@ def check_key(typed: str) -> None:
     keys = [name for name, _ in fields_by_key()]
     if typed in keys or mapping_of(typed):
         return
-    near = difflib.get_close_matches(typed, keys, n=3)
+    near = nearest(typed, keys)
     section = [name for name in keys if name.startswith(typed.split(".")[0] + ".")]
     hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(section) or 'a list in --help'}"
     raise UserError(f"unknown key {typed!r}; {hint}")
+
+
+def nearest(typed: str, keys: list[str]) -> list[str]:
+    """Return the keys that `typed` may mean: those called so in another section, or else those spelt alike."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    name = typed.rpartition(".")[2]
+    same = [key for key in keys if last[key] == name]
+    alike = difflib.get_close_matches(name, set(last.values()), n=1)
+    return (
+        difflib.get_close_matches(typed, same, n=3, cutoff=0)
+        or difflib.get_close_matches(typed, keys, n=3)
+        or [key for key in keys if last[key] in alike]
+    )

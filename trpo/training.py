@@ -69,11 +69,20 @@ def train(
             raise UserError("total_steps is short for run.total_steps: give one of them")
         keys["run.total_steps"] = total_steps
     if not callable(env):
+        check_is_id(env)
         return started({**({} if env is None else {"env.id": env}), **keys}, callback)
     if keys.get("run.resume"):
         raise UserError("run.resume: a run whose environment a function makes cannot be resumed")
     with registered(env) as id:
         return started({"env.id": id, **keys}, callback)
+
+
+def check_is_id(env: object) -> None:
+    """Raise `UserError` for what is neither an id nor nothing: of one environment no others can be made."""
+    if env is None or isinstance(env, str):
+        return
+    kind = "an environment" if hasattr(env, "reset") else f"of type {type(env).__name__}"
+    raise UserError(f"env is {kind}; several are needed: give its id, or a function that makes one")
 
 
 def started(keys: Mapping[str, Any], callback: Callback | None) -> Run:

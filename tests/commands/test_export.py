@@ -1,9 +1,11 @@
 """`trpo-export`: a file that runs elsewhere, or one line about what is wrong and nothing written."""
 
 import json
+import re
 import shutil
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -52,6 +54,16 @@ def elsewhere(tmp_path, monkeypatch):
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_the_line_of_the_manual_for_python_exports(made, elsewhere):
+    """In a process of its own: here, other modules have imported it already."""
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    (line,) = re.findall(r"In Python `(.*)` does what the command does", page)
+    line = line.replace("RUN_DIR", str(made("pendulum"))).replace(".onnx", ".pt2")
+    ended = process(sys.executable, "-c", f"import trpo; {line}", cwd=elsewhere)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (elsewhere / "policy.pt2").exists()
 
 
 def recorded(config: EnvConfig, count: int):

@@ -1,5 +1,6 @@
 """A run that was cut and went on is the run that was never cut, to the bit, from any checkpoint."""
 
+import shlex
 import shutil
 import signal
 import time
@@ -124,6 +125,19 @@ def test_a_run_that_stopped_between_its_checkpoints_goes_on_as_if_nothing_had_ha
     monkeypatch.undo()
     assert train_tiny(tmp_path / "run", *rare, "run.resume=auto") == 0
     assert_same_run(tmp_path / "run", whole("CartPole"))
+
+
+def test_a_run_that_a_signal_stopped_says_what_goes_on_with_it_and_that_does(tmp_path, monkeypatch, capsys):
+    run, iterate = tmp_path / "my run (short) seed=0", Trainer.iterate
+    monkeypatch.setattr(Trainer, "iterate", lambda trainer: (terminate(), iterate(trainer))[1])
+    assert train_tiny(f"'{run}'", *FINE) == 143
+    monkeypatch.undo()
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("saved"))
+    program, *arguments = shlex.split(line.removeprefix("saved; to go on: "))
+    assert program == "trpo-train"
+    assert train(arguments) == 0
+    assert summary(run)["exit_reason"] == "finished"
+    assert "saved" not in capsys.readouterr().out
 
 
 # What a kill before the first checkpoint can leave.

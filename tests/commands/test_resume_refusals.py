@@ -1,5 +1,6 @@
 """What may change when a run goes on, what may not, and what is no run to go on with."""
 
+import json
 import shutil
 from unittest.mock import Mock
 
@@ -75,6 +76,32 @@ def test_auto_resumes_every_job_of_a_sweep(from_the_start, run, tmp_path):
     assert summary(jobs[1])["exit_reason"] == "finished"
 
 
+# Directories that the same line does not find again, and the key that is to be given.
+TIMED = [
+    ([], "hydra.run.dir=DIR"),
+    (["hydra.run.dir=mine/${hydra.job.name}_${now:%H-%M-%S}"], "hydra.run.dir=DIR"),
+    (["hydra.sweep.dir=mine"], "hydra.run.dir=DIR"),  # which is not a sweep's without -m
+    (["-m", "seed=0,1"], "hydra.sweep.dir=DIR"),
+    (["-m", "hydra.run.dir=mine"], "hydra.sweep.dir=DIR"),
+    (["-m", "seed=0,1", "hydra.sweep.dir=mine", "hydra.sweep.subdir=${seed}_${now:%f}"], "hydra.sweep.subdir=DIR"),
+    (["hydra.run.dir=${hydra.sweep.dir}"], "hydra.run.dir=DIR"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), TIMED)
+def test_auto_is_refused_where_the_same_line_would_start_again(arguments, said, run):
+    line = refusal(train, "task=cartpole", *TINY, "run.resume=auto", *arguments)
+    assert said in line
+    assert "has the time in it" in line
+
+
+def test_auto_goes_on_in_a_directory_whose_name_is_made_of_what_stays(run, tmp_path):
+    line = ["task=cartpole", *TINY, "run.resume=auto", "hydra.run.dir=named_${seed}_${env.num_envs}"]
+    for steps in (64, 96):
+        assert train([*line, f"run.total_steps={steps}"]) == 0
+    assert summary(tmp_path / "named_0_2")["env_steps"] == 96
+
+
 # run.resume=DIR
 
 
@@ -86,6 +113,42 @@ def test_a_finished_run_is_refused_unless_more_steps_are_asked_for(run):
     assert contents(run) == before
     assert train(["run.resume=run", "run.total_steps=96"]) == 0
     assert summary(run)["env_steps"] == 96
+
+
+@pytest.mark.parametrize("asked", [63, 64])
+@pytest.mark.parametrize("reason", ["SIGINT", "stopped", None], ids=["interrupted", "stopped", "killed"])
+@pytest.mark.parametrize("resume", ["run", "auto"])
+def test_fewer_steps_than_an_unfinished_run_has_done_are_refused(asked, reason, resume, run):
+    cut_short(run, reason)
+    before = contents(run)
+    line = ["task=cartpole", *TINY, *SHORT, "hydra.run.dir=run", f"run.resume={resume}", f"run.total_steps={asked}"]
+    if (resume, reason) == ("auto", "stopped"):  # which is as it was meant to be
+        assert train(line) == 0
+    else:
+        assert f"run has done 64 steps already, and run.total_steps={asked} leaves" in refusal(train, *line)
+    assert contents(run) == before
+
+
+def cut_short(run, reason):
+    """Make a finished run one that was to have 128 steps and ended at 64 for another reason, if for any."""
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("total_steps: 64\n", "total_steps: 128\n"))
+    if reason is None:
+        (run / "summary.json").unlink()
+    else:
+        (run / "summary.json").write_text(json.dumps({**summary(run), "exit_reason": reason}))
+
+
+def test_fewer_steps_than_the_run_was_to_have_but_more_than_it_has_done_are_enough(run):
+    cut_short(run, "SIGINT")
+    assert train(["run.resume=run", "run.total_steps=96"]) == 0
+    assert (summary(run)["exit_reason"], summary(run)["env_steps"]) == ("finished", 96)
+
+
+def test_a_run_that_was_killed_after_its_last_step_is_finished_by_the_line_that_started_it(run):
+    (run / "summary.json").unlink()
+    assert train_tiny("run", *SHORT, "run.total_steps=64", "run.resume=auto") == 0
+    assert summary(run)["exit_reason"] == "finished"
 
 
 def test_a_directory_that_is_no_run_is_refused_by_name(run, tmp_path):

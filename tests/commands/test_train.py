@@ -31,6 +31,16 @@ def elsewhere(tmp_path, monkeypatch):
 MISTAKES = [
     (["task=cartpole", "trust_region.max_k=0.1"], ["trust_region.max_k", "trust_region.max_kl"]),
     (["task=cartpole", "learning_rate=0.1"], ["learning_rate", "critic.learning_rate"]),
+    (["task=cartpole", "gamma=0.98"], ["'gamma'", "did you mean advantage.gamma?"]),
+    (["task=cartpole", "max_kl=0.02"], ["'max_kl'", "did you mean trust_region.max_kl?"]),
+    (["task=cartpole", "max_k=0.02"], ["'max_k'", "did you mean trust_region.max_kl?"]),
+    (["task=cartpole", "lam=0.9"], ["'lam'", "advantage.lam"]),
+    (["task=cartpole", "trust_region.gamma=0.98"], ["trust_region.gamma", "did you mean advantage.gamma?"]),
+    (["task=cartpole", "env.seed=1"], ["env.seed", "did you mean seed?"]),
+    (["task=cartpole", "env.kwargs.length=3"], ["'length'", "+env.kwargs.length=VALUE"]),
+    (["cartpole"], ["'cartpole'", "KEY=VALUE", "did you mean task=cartpole?"]),
+    (["task", "=", "cartpole"], ["'task'", "KEY=VALUE without spaces", "did you mean task=VALUE?"]),
+    (["task=cartpole", "fast"], ["'fast'", "KEY=VALUE without spaces"]),
     (["task=cartpole", "zzz=1"], ["zzz", "--help"]),
     (["task=cartpole", "+critic.momentum=1"], ["critic.momentum"]),
     (["task=cartpole", "trust_region=null"], ["trust_region"]),
@@ -66,7 +76,7 @@ MISTAKES = [
     (["task=null"], ["task"]),
     (["task=cartpole", "~seed"], ["~seed"]),
     (["task=cartpole", "~task"], ["~task"]),
-    (["task=cartpole", "seed"], ["seed"]),
+    (["task=cartpole", "seed"], ["'seed'", "KEY=VALUE", "did you mean seed=VALUE?"]),
     (["task=cartpole", "=3"], ["unknown key ''"]),
     (["task=cartpole", "seed=[1,"], ["[1,"]),
     (["task=cartpole", "env.num_envs=${no.such.key}"], ["no.such.key"]),
@@ -99,7 +109,9 @@ def test_a_directory_that_holds_anything_of_a_run_is_refused(elsewhere, name):
     else:
         (elsewhere / "old").mkdir()
         (elsewhere / "old" / name).write_text("precious")
-    assert "hydra.run.dir" in refusal(train, "task=cartpole", "hydra.run.dir=old")
+    line = refusal(train, "task=cartpole", "hydra.run.dir=old")
+    assert "another hydra.run.dir (with -m: hydra.sweep.dir)" in line
+    assert ("run.resume=auto goes on" in line) == (name == "config.yaml")  # else there is nothing to go on with
 
 
 @pytest.mark.parametrize("directory", ["file", "file/below"])
@@ -206,6 +218,17 @@ def test_the_help_names_every_task_and_every_key(capsys, elsewhere):
     for name, _ in fields_by_key():
         assert sum(line.startswith(f"  {name}=") for line in lines) == 1, name
     assert list(elsewhere.iterdir()) == []
+
+
+def test_the_help_says_what_a_key_takes_as_it_is_typed(capsys):
+    train(["--help"])
+    _, keys = capsys.readouterr().out.split("Keys and their defaults:\n")
+    shown = {line.split("=")[0].strip(): line for line in keys.split("\n\n")[0].splitlines()}
+    for name, field in fields_by_key():
+        assert all(choice in shown[name].split("=", 1)[1] for choice in field.metadata["choices"]), name
+        assert "None" not in shown[name]
+    assert "run.stop_at_return=null " in shown["run.stop_at_return"]
+    assert shown["env.backend"].count("sync") == 3  # the default and two in its line of help, not said again
 
 
 def test_the_help_of_every_task_names_an_environment_that_one_of_the_libraries_has(capsys):

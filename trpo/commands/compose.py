@@ -8,7 +8,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
@@ -16,7 +16,7 @@ from trpo.commands.resume import GROUPS
 from trpo.commands.schema import make_schema
 from trpo.config import Config, UserError, first_line
 from trpo.fields import describe
-from trpo.keys import check_key, fields_by_key
+from trpo.keys import check_key, fields_by_key, mapping_of
 
 PACKAGE_CONFIGS = Path(__file__).parents[1] / "configs"  # in an installed wheel
 SOURCE_CONFIGS = Path(__file__).parents[2] / "configs"  # in the repository
@@ -58,6 +58,10 @@ def one_line(error: BaseException) -> str:
     """Return Hydra's or OmegaConf's message in one line, with the key it is about and what went wrong with it."""
     if missing := re.search(rf"Could not find '({'|'.join(GROUPS)})/(.*)'", str(error)):
         return f"there is no {missing[1]} {missing[2]!r}; {missing[1]}s: {', '.join(choices(missing[1]))}"
+    if isinstance(error, OverrideParseException) and "=" not in error.override:
+        return not_an_override(error.override)
+    if (new := re.match(r"Could not override '(.*?)'", str(error))) and (mapping := mapping_of(new[1])):
+        return f"{mapping} has no {new[1].removeprefix(mapping + '.')!r} yet: +{new[1]}=VALUE adds it"
     launcher = re.search(r"Could not find 'hydra/launcher/(\w+)'", str(error))
     if launcher and launcher[1] in LAUNCHERS:
         return f"hydra/launcher={launcher[1]} is not installed: pip install 'trpo[{LAUNCHERS[launcher[1]]}]'"
@@ -69,6 +73,15 @@ def one_line(error: BaseException) -> str:
     if file := re.match("In '(.*?)': ", str(error)):
         return f"in {file[1]}: {one_line(reason)}"
     return wrong_type(reason) or f"{first_line(error)}: {first_line(reason)}"
+
+
+def not_an_override(text: str) -> str:
+    """Return what a word without `=` may have been meant to be."""
+    keys = [name for name, _ in fields_by_key()]
+    meant = [f"{group}={text}" for group in GROUPS if text in choices(group)]
+    meant += [f"{key}=VALUE" for key in (*GROUPS, *keys) if key == text]
+    hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+    return f"{text!r} is not an override, which is KEY=VALUE without spaces around the sign{hint}"
 
 
 def wrong_type(error: OmegaConfBaseException) -> str | None:
@@ -99,6 +112,15 @@ def register_schema() -> None:
 def slug(text: str) -> str:
     """Return text as one safe part of a path: `ALE/Pong-v5` has a slash, override lists have commas."""
     return re.sub(r"[^\w.=+-]+", "-", str(text))[:LONGEST_NAME].strip("-") or "default"
+
+
+def setting(key: str, directory: Path) -> str:
+    """Return the override that sets a directory, in quotes if Hydra would else read more than a path."""
+    path = str(directory)
+    if re.fullmatch(r"[\w.=+-]*/[\w./=+-]*", path, re.ASCII):  # without a slash it may be a number
+        return f"{key}={path}"
+    quoted = path.replace("'", r"\'")
+    return f"{key}='{quoted}'"
 
 
 def choices(group: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Jobs under Hydra: how it is started, and what it starts for each."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from trpo.commands.compose import CONFIGS, load_config, one_line
+from trpo.commands.compose import CONFIGS, load_config, one_line, setting
 from trpo.commands.plans import as_typed
 from trpo.commands.resume import plan_job
 from trpo.config import UserError, first_line
+from trpo.console import console
 from trpo.record import run_directory
 from trpo.run import Watch, train
 
@@ -63,7 +65,9 @@ def run_job(composed: DictConfig, watch: Watch | None = None) -> int:
         log = directory / run_directory.LOG
         print(f"trpo-train: {type(error).__name__}: {first_line(error)} (traceback: {log})", file=sys.stderr)
         return 1
-    return exit_code(str(summary["exit_reason"]))
+    if code := exit_code(str(summary["exit_reason"])):
+        console.info("saved; to go on: trpo-train %s", shlex.quote(setting("run.resume", directory)))
+    return code
 
 
 def exit_code(reason: str) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
-from trpo.commands.compose import compose_jobs, register_schema
+from trpo.commands.compose import compose_jobs, register_schema, setting
 from trpo.commands.elsewhere import has_processes, run_elsewhere
 from trpo.commands.exit_codes import refuse
 from trpo.commands.jobs import exit_code, run_here
@@ -56,12 +56,6 @@ def composed(options: argparse.Namespace) -> list[DictConfig]:
         return []
     jobs = compose_jobs(options.overrides, options.config_dir, multirun=options.multirun)
     return [] if any(getattr(options, name) for name in SHOW_ONLY) else jobs
-
-
-def setting(key: str, directory: Path) -> str:
-    """Return the override that sets a directory."""
-    quoted = str(directory).replace("'", r"\'")
-    return f"{key}='{quoted}'"
 
 
 def follow(plans: list[Plan]) -> int:

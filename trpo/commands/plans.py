@@ -1,6 +1,5 @@
 """What every job is going to do, and that it can: checked before anything is made."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trpo.commands.checks import check_can_start
 from trpo.commands.compose import load_config, to_config
-from trpo.commands.resume import AUTO, Composed, Plan, plan_job
+from trpo.commands.resume import AUTO, Composed, Plan, newest_state, plan_job
 from trpo.config import UserError, first_line
 from trpo.console import console
-from trpo.record import checkpoint, run_directory
+from trpo.record import run_directory
 from trpo.sampling.interface import Interface
 from trpo.sampling.remarks import remarks
 from trpo.system import ranks
@@ -46,6 +45,7 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
         run_directory.check_path(directory)
         if taken.setdefault(directory.resolve(), number) != number:
             raise UserError(f"jobs {taken[directory.resolve()]} and {number} would share {directory}")
+        check_is_found_again(job, multirun=multirun)
         plans.append(plan := plan_job(as_typed(job, job.hydra.overrides.task), directory, load_config))
         if plan.finished:
             continue
@@ -58,6 +58,24 @@ def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:
     for remark in known:
         console.info(remark)
     return plans
+
+
+def check_is_found_again(job: DictConfig, *, multirun: bool) -> None:
+    """Raise `UserError` if a job is to go on where the same line finds another directory at another time."""
+    keys = ("hydra.sweep.dir", "hydra.sweep.subdir") if multirun else ("hydra.run.dir",)
+    if job.run.resume == AUTO and (timed := [key for key in keys if has_time(job, key)]):
+        raise UserError(
+            f"run.resume=auto goes on in the directory that the line had before, and {timed[0]} has the time in it, "
+            f"so it would start again; give {timed[0]}=DIR"
+        )
+
+
+def has_time(job: DictConfig, key: str) -> bool:
+    """Return whether the time of composing is part of a value, by whatever interpolations it comes there."""
+    probe = job.copy()
+    OmegaConf.clear_cache(probe)
+    OmegaConf.select(probe, key)
+    return "now" in OmegaConf.get_cache(probe)
 
 
 def check_ranks(plan: Plan, directory: Path) -> None:
@@ -74,10 +92,8 @@ def check_ranks(plan: Plan, directory: Path) -> None:
 
 def ranks_before(directory: Path) -> int:
     """Return on how many ranks a run was; without a checkpoint it starts again, on as many as there are."""
-    for file in reversed(checkpoint.numbered(directory / run_directory.CHECKPOINTS)):
-        with suppress(UserError):  # what cannot be read is reported when the run starts
-            return len(checkpoint.load(file)["ranks"])
-    return ranks.count()
+    state = newest_state(directory)
+    return ranks.count() if state is None else len(state["ranks"])
 
 
 def as_typed(job: DictConfig, overrides: ListConfig) -> Composed:

@@ -3,12 +3,13 @@
 import dataclasses
 import operator
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trpo.config import Config, UserError
 from trpo.keys import mapping_of
-from trpo.record import run_directory
+from trpo.record import checkpoint, run_directory
 
 AUTO = "auto"
 GROUPS = ("task", "surrogate")  # of settings in files, each chosen by one word
@@ -62,7 +63,7 @@ def plan_job(composed: Composed, directory: Path, load_config: Callable[[Path], 
         typed = [line for line in composed.overrides if key_of(line) != "run.resume"]
         return Plan(directory, config, typed, resume=False, finished=False)
     run_directory.check_is_run(directory)
-    config = load_config(directory / run_directory.CONFIG)
+    stored = config = load_config(directory / run_directory.CONFIG)
     before = run_directory.read_overrides(directory)
     for line in composed.overrides:
         config = merged(config, composed, line, before)
@@ -72,6 +73,8 @@ def plan_job(composed: Composed, directory: Path, load_config: Callable[[Path], 
         raise UserError(f"{directory} holds a finished run of {steps} steps; a larger run.total_steps makes it go on")
     enough = (run_directory.STOPPED, run_directory.PRUNED)
     finished |= reason in enough and asked == AUTO  # as it was meant to; who names it wants more
+    if not finished and config.run.total_steps < stored.run.total_steps:
+        check_leaves_steps(directory, config.run.total_steps)
     return Plan(directory, config, recorded([*before, *composed.overrides]), resume=True, finished=finished)
 
 
@@ -91,6 +94,24 @@ def merged(config: Config, composed: Composed, line: str, before: list[str]) -> 
     if old != new:
         raise UserError(f"{key} decides the numbers, so a run that goes on keeps it: it is {old}, {new} was asked for")
     return config
+
+
+def check_leaves_steps(directory: Path, asked: int) -> None:
+    """Raise `UserError` if a run has done the steps that are asked for: it would end at once, and not be evaluated."""
+    state = newest_state(directory)
+    if state is not None and asked <= state["env_steps"]:
+        raise UserError(
+            f"{directory} has done {state['env_steps']:,} steps already, and run.total_steps={asked} leaves none; "
+            "give more, or leave it out to go on as the run was started"
+        )
+
+
+def newest_state(directory: Path) -> dict[str, Any] | None:
+    """Return the state from which a run would go on, or None if it would start again, or fail and say so then."""
+    for file in reversed(checkpoint.numbered(directory / run_directory.CHECKPOINTS)):
+        with suppress(UserError):
+            return checkpoint.load(file)
+    return None
 
 
 def recorded(lines: list[str]) -> list[str]:

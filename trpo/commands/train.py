@@ -60,6 +60,8 @@ def default_of(field: Field) -> str:
     """Return a field's default as it would be typed."""
     if field.default_factory is dict:
         return "{}"
+    if field.default is None:
+        return "null"
     if isinstance(field.default, bool):
         return str(field.default).lower()
     return str(list(field.default)) if isinstance(field.default, tuple) else str(field.default)
@@ -67,5 +69,6 @@ def default_of(field: Field) -> str:
 
 def range_of(field: Field) -> str:
     """Return a field's range in brackets, if its line of help does not say it already."""
-    words = describe_range(field)
-    return "" if field.metadata["choices"] or words == FINITE else f" ({words})"
+    words, choices = describe_range(field), field.metadata["choices"]
+    told = choices and all(choice in field.metadata["text"] for choice in choices)
+    return "" if told or words == FINITE else f" ({words})"

@@ -36,7 +36,9 @@ def check_free(directory: Path) -> None:
     check_path(directory)
     for name in (CONFIG, METRICS, SUMMARY, CHECKPOINTS):
         if (directory / name).exists():
-            raise UserError(f"{directory} already holds a run ({name}); choose another hydra.run.dir")
+            go_on = "run.resume=auto goes on with it, " if name == CONFIG else ""  # which makes it a run
+            another = "another hydra.run.dir (with -m: hydra.sweep.dir) starts a new one"
+            raise UserError(f"{directory} already holds a run ({name}); {go_on}{another}")
     check_can_be_made(directory)
 
 

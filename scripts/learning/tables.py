@@ -80,8 +80,10 @@ def with_intervals(results: Results, contestant: str, tasks: Sequence[str]) -> s
 
 
 def spread(estimate: Estimate | None) -> str:
-    """Return mean ± standard deviation."""
-    return "–" if estimate is None else f"{number(estimate.mean)} ± {number(estimate.std)}"
+    """Return mean ± standard deviation, which one seed alone does not have."""
+    if estimate is None:
+        return "–"
+    return number(estimate.mean) + (f" ± {number(estimate.std)}" if len(estimate.scores) > 1 else "")
 
 
 def interval(estimate: Estimate | None) -> str:

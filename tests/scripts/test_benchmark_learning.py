@@ -102,6 +102,8 @@ def test_table_says_what_is_reached(tmp_path):
     assert "1,000 (b) · missed" in lines[5]
     assert "| – |" in lines[6]
     assert "3,372 ± 0" in lines[2]
+    alone = tables.against_targets(estimates.summarise_all(runs[:1]), OURS, ["hopper"])
+    assert "| 3,372 |" in alone.splitlines()[2]
     late = estimates.summarise_all([run | {"env_steps": 1_006_000} for run in runs])
     assert "3,372 (c) · too many steps" in tables.against_targets(late, OURS, list(REACHED))
     assert "900 (c) · its own" in tables.write_table(results, PEER, ["ant"])

@@ -48,13 +48,10 @@ if TYPE_CHECKING:
 
 # What needs Gymnasium or Hydra, and the module that has it: imported only for who asks.
 LATER = {"Run": "training", "TrainedAgent": "trained", "load": "trained", "train": "training"}
-LATER_MODULES = ("exported",)  # that are asked for themselves
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is in `LATER` or `LATER_MODULES` when it is asked for."""
-    if name in LATER_MODULES:
-        return importlib.import_module(f"trpo.{name}")
+    """Import what is in `LATER` when it is asked for."""
     if name not in LATER:
         raise AttributeError(f"module 'trpo' has no attribute {name!r}")
     return getattr(importlib.import_module(f"trpo.{LATER[name]}"), name)

@@ -8,7 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trpo.commands.checks import check_can_start
 from trpo.commands.compose import load_config, to_config
-from trpo.commands.resume import AUTO, Composed, Plan, newest_state, plan_job
+from trpo.commands.resume import AUTO, Composed, Plan, plan_job, state_before
 from trpo.config import UserError, first_line
 from trpo.console import console
 from trpo.record import run_directory
@@ -92,7 +92,7 @@ def check_ranks(plan: Plan, directory: Path) -> None:
 
 def ranks_before(directory: Path) -> int:
     """Return on how many ranks a run was; without a checkpoint it starts again, on as many as there are."""
-    state = newest_state(directory)
+    state = state_before(directory)
     return ranks.count() if state is None else len(state["ranks"])
 
 

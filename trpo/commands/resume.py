@@ -98,7 +98,7 @@ def merged(config: Config, composed: Composed, line: str, before: list[str]) -> 
 
 def check_leaves_steps(directory: Path, asked: int) -> None:
     """Raise `UserError` if a run has done the steps that are asked for: it would end at once, and not be evaluated."""
-    state = newest_state(directory)
+    state = state_before(directory)
     if state is not None and asked <= state["env_steps"]:
         raise UserError(
             f"{directory} has done {state['env_steps']:,} steps already, and run.total_steps={asked} leaves none; "
@@ -106,7 +106,7 @@ def check_leaves_steps(directory: Path, asked: int) -> None:
         )
 
 
-def newest_state(directory: Path) -> dict[str, Any] | None:
+def state_before(directory: Path) -> dict[str, Any] | None:
     """Return the state from which a run would go on, or None if it would start again, or fail and say so then."""
     for file in reversed(checkpoint.numbered(directory / run_directory.CHECKPOINTS)):
         with suppress(UserError):

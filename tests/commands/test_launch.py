@@ -1,14 +1,17 @@
 """Sweeps and directories: one whole run per job, whatever becomes of the others."""
 
 import logging
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
 from tiny_runs import TINY, checkpoints, everything_below, fingerprints, summary, train_tiny
 
+from trpo.commands import jobs, launch
 from trpo.commands.compose import compose_jobs, load_config, register_schema, slug, to_config
 from trpo.commands.launch import concerns_this_rank
+from trpo.commands.resume import Plan
 from trpo.commands.train import train
 from trpo.config import Config, UserError
 
@@ -57,6 +60,35 @@ def test_a_job_that_fails_while_running_does_not_stop_the_others(elsewhere, caps
     (line,) = capsys.readouterr().err.splitlines()
     assert "the simulator fell over" in line
     assert str(failed / "train.log") in line
+
+
+@pytest.fixture
+def loses_a_rank(monkeypatch):
+    """Trains until another rank is gone, whereupon torchrun sends a signal, after the run has let go of it."""
+    deadly = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the signal ended the process"))
+
+    def train(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        raise ConnectionError("another rank ended")
+
+    monkeypatch.setattr(jobs, "train", train)
+    monkeypatch.setattr(launch, "train", train)
+    yield
+    signal.signal(signal.SIGTERM, deadly)
+    logging.captureWarnings(False)
+
+
+def test_a_run_that_failed_says_so_before_a_signal_ends_it(elsewhere, loses_a_rank, capsys):
+    assert sweep("env.id=CartPole-v1", "seed=0,1") == 143
+    (line,) = capsys.readouterr().err.splitlines()  # of the first job; the second one did not start
+    assert "ConnectionError: another rank ended" in line
+    assert len(jobs_of(elsewhere / "sweep")) == 1
+
+
+def test_a_follower_says_what_ended_it_before_a_signal_does(elsewhere, loses_a_rank, caplog):
+    plan = Plan(config=Config(), directory=elsewhere, overrides=[], resume=False, finished=False)
+    assert launch.follow([plan]) == 1
+    assert "another rank ended" in caplog.text
 
 
 def test_the_log_of_a_job_holds_nothing_of_the_others(elsewhere):

@@ -238,7 +238,7 @@ def test_a_rank_that_dies_takes_the_job_down_with_its_cause(torchrun, tmp_path):
     kill_rank(process, 1)
     code, _, own, errors = ended(process)
     assert code == 1
-    assert len(own) == 1
+    assert len(own) == 1, errors
     assert "ConnectionError: another rank ended" in own[0]
     assert "Signal 9 (SIGKILL)" in errors
     assert "another rank ended" in (run / "train.log").read_text()

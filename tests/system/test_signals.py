@@ -111,6 +111,15 @@ def test_who_asked_to_be_told_hears_of_every_signal():
     assert told == ["SIGUSR2", "SIGTERM"]
 
 
+def test_those_entered_one_in_the_other_all_remember():
+    with StopRequest() as outer:
+        with StopRequest() as middle, StopRequest() as inner:
+            signal.raise_signal(signal.SIGTERM)
+        with StopRequest() as later:
+            assert later.received is signal.SIGTERM
+    assert [stop.received for stop in (outer, middle, inner)] == [signal.SIGTERM] * 3
+
+
 def test_the_handlers_of_before_come_back():
     before = [signal.getsignal(number) for number in STOPPING]
     with StopRequest():

@@ -21,16 +21,22 @@ from trpo.config import UserError, first_line
 from trpo.console import console
 from trpo.record import run_directory
 from trpo.run import Watch, train
+from trpo.system.signals import StopRequest
 
 
 def run_here(arguments: list[str]) -> int:
-    """Let Hydra run jobs one after the other; return 1 if any failed, 128 and its number if a signal stopped one."""
+    """Let Hydra run jobs one after the other; return 1 if any failed, 128 and its number after a signal.
+
+    A signal that comes when a run is over, by an error or by itself, waits until the job has said so: torchrun sends
+    one as soon as another rank is gone. The jobs after it do not start.
+    """
     codes = [0]
 
     def job(composed: DictConfig) -> None:
-        codes.append(code := run_job(composed))
-        if code > 1:  # stopped by a signal: the jobs after it must not start
-            raise SystemExit(code)
+        with StopRequest() as stop:
+            codes.append(run_job(composed))
+        if stop.received:
+            raise SystemExit(128 + stop.received)
 
     try:
         under_hydra(job, arguments)

@@ -20,6 +20,7 @@ from trpo.commands.resume import Plan
 from trpo.config import UserError
 from trpo.run import train
 from trpo.system import ranks
+from trpo.system.signals import StopRequest
 
 SHOW_ONLY = ("cfg", "info", "hydra_help", "shell_completion")  # flags with which nothing is trained
 
@@ -66,13 +67,14 @@ def follow(plans: list[Plan]) -> int:
     handler.addFilter(concerns_this_rank)
     logging.basicConfig(format=f"rank {ranks.number()}: %(message)s", handlers=[handler])
     logging.captureWarnings(True)
-    try:
-        summary = train(plans[0].config, Path(), plans[0].overrides, resume=plans[0].resume)
-        return exit_code(str(summary["exit_reason"]))
-    except (ConnectionError, UserError) as error:
-        logging.error("%s", error)
-    except Exception:
-        logging.exception("the run failed")
+    with StopRequest():  # until it is said what ended the run
+        try:
+            summary = train(plans[0].config, Path(), plans[0].overrides, resume=plans[0].resume)
+            return exit_code(str(summary["exit_reason"]))
+        except (ConnectionError, UserError) as error:
+            logging.error("%s", error)
+        except Exception:
+            logging.exception("the run failed")
     return 1
 
 

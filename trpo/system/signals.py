@@ -11,7 +11,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # the last is how Sl
 class StopRequest:
     """While entered, these signals are remembered; the second SIGINT interrupts at once.
 
-    Of two that are entered one in the other, both remember it.
+    Of two that are entered one in the other, both remember it, and the inner one what came before it was entered.
 
     `told` is called with the name of every one.
     """
@@ -19,12 +19,15 @@ class StopRequest:
     def __init__(self, told: Callable[[str], object] | None = None) -> None:
         self.received: signal.Signals | None = None
         self.told = told
+        self.outer: StopRequest | None = None
 
     def __enter__(self) -> "StopRequest":
         self.previous = {}
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
             for number in STOPPING:
                 self.previous[number] = signal.signal(number, self._receive)
+                if isinstance(outer := getattr(self.previous[number], "__self__", None), StopRequest):
+                    self.outer, self.received = outer, outer.received
         return self
 
     def __exit__(
@@ -33,12 +36,11 @@ class StopRequest:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
         if self.told:
             self.told(self.received.name)
-        outer = getattr(self.previous.get(self.received), "__self__", None)
-        if isinstance(outer, StopRequest):
-            outer.received = self.received
+        if self.outer:
+            self.outer._receive(number, frame)

@@ -93,6 +93,7 @@ class DirectoryWriter:
     def _save(self, path: Path, state: dict[str, Any]) -> None:
         """Write a checkpoint, or if it cannot be written, the state to `run.fallback_directory`, and stop."""
         try:
+            self.logger.sync()  # first: what goes on from the checkpoint does not write its rows again
             checkpoint.save(path, state)
         except OSError as error:
             message = f"the checkpoint {path} cannot be written ({error.strerror})"

@@ -235,6 +235,20 @@ def test_a_search_that_was_stopped_goes_on_as_if_nothing_had_happened(name, iter
     assert not (elsewhere / "s/x/trial_0001").exists()
 
 
+def test_a_trial_whose_last_row_was_cut_off_by_a_kill_goes_on_as_well(elsewhere, monkeypatch):
+    words = (*PAID, "+env.kwargs.pay=0.5", "run.checkpoint_every=32", PAY)
+    disturb(monkeypatch, terminate, lambda trainer: trainer.iteration == 0)
+    assert search(line(*words)) == 143
+    monkeypatch.undo()
+    monkeypatch.chdir(elsewhere)
+    run = elsewhere / "s/x/trial_0000/seed0"
+    with open(run / "metrics.jsonl", "a") as metrics:
+        metrics.write('{"iteration": 2, "env_st')
+    assert search(line(*words)) == 0
+    *_, trial = trials_of(elsewhere)
+    assert (trial.state.name, trial.value, [row["iteration"] for row in rows(run)]) == ("COMPLETE", 0.5, [1, 2])
+
+
 def test_a_signal_at_the_very_end_of_a_run_is_not_lost_and_neither_is_the_value(elsewhere, monkeypatch):
     disturb(monkeypatch, terminate, lambda trainer: trainer.iteration == 1)
     assert search(line(*PAID, "+env.kwargs.pay=0.5", PAY, trials=2)) == 143

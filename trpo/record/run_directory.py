@@ -167,9 +167,13 @@ def locked(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def log_file(directory: Path) -> Iterator[None]:
-    """Send everything logged meanwhile to `train.log`, with times, and the traceback of what ended it."""
+    """Send everything logged meanwhile to `train.log`, with times, and the traceback of what ended it.
+
+    Its first line says that the run starts, whatever the levels are: what failed before has not failed now.
+    """
     handler = logging.FileHandler(directory / LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.handle(logging.LogRecord(__name__, logging.INFO, __file__, 0, "the run starts", None, None))
     root = logging.getLogger()
     root.addHandler(handler)
     logging.captureWarnings(True)

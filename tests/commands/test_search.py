@@ -12,7 +12,7 @@ import optuna
 import pytest
 import yaml
 from same_runs import assert_same_run
-from tiny_runs import TINY, compose, environment_variables, fingerprints, refusal, rows, summary, train_tiny
+from tiny_runs import TINY, compose, environment_variables, fingerprints, process, refusal, rows, summary, train_tiny
 
 from trpo.commands.compose import compose_jobs, load_config, to_config
 from trpo.commands.search import checked_search, search, search_parser
@@ -419,6 +419,13 @@ def wait_until(happened, shells, seconds=60):
 
 def rows_of(directory):
     return len(rows(directory)) if (directory / "metrics.jsonl").exists() else 0
+
+
+def test_a_search_goes_on_though_nobody_reads_how_its_trials_end(elsewhere, unread):
+    words = line(*PAID, "+env.kwargs.pay=0.5", "critic.epochs=1,2", trials=2)
+    ended = process(sys.executable, "-c", PROGRAM, *words, cwd=elsewhere, stdout=unread)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [trial.state.name for trial in trials_of(elsewhere)] == ["COMPLETE"] * 2
 
 
 @pytest.mark.slow

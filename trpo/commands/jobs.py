@@ -26,7 +26,7 @@ from trpo.system.streams import say
 
 
 def run_here(arguments: list[str]) -> int:
-    """Let Hydra run jobs one after the other; return 1 if any failed, 128 and its number after a signal.
+    """Let Hydra run jobs one after the other; return the worst code of them, 128 and its number after a signal.
 
     A signal that comes when a run is over, by an error or by itself, waits until the job has said so: torchrun sends
     one as soon as another rank is gone. The jobs after it do not start.
@@ -68,6 +68,9 @@ def run_job(composed: DictConfig, watch: Watch | None = None) -> int:
         return 0
     try:
         summary = train(plan.config, directory, plan.overrides, resume=plan.resume, watch=watch)
+    except UserError as error:  # what no check before could know: another process has begun to write here
+        say(f"trpo-train: {error}", sys.stderr)
+        return 2
     except Exception as error:
         log = directory / run_directory.LOG
         say(f"trpo-train: {type(error).__name__}: {first_line(error)} (traceback: {log})", sys.stderr)

@@ -191,7 +191,7 @@ def saved_elsewhere(config, directory):
     (directory / "checkpoints").touch()
     with pytest.raises(RuntimeError, match="cannot be written"):
         train(dataclasses.replace(config, run=settings), directory, [], resume=True)
-    return [file.name for file in elsewhere.glob("*.pt")]
+    return [file.name for file in elsewhere.rglob("*.pt")]
 
 
 def mirrored_to(config, directory):

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from tiny_runs import TINY, checkpoints, fingerprints, rows, train_tiny
 
 from trpo.commands.train import train
-from trpo.record import checkpoint
+from trpo.record import checkpoint, run_directory
 from trpo.record.logger import Logger
 from trpo.trainer import Trainer
 
@@ -159,14 +160,19 @@ def test_on_a_full_disk_earlier_checkpoints_stay_and_the_state_goes_to_the_fallb
     assert place.exists() == fallback
     if fallback:
         assert str(place) in line
-        assert [file.name for file in place.iterdir()] == [failing]
+        assert [file.name for file in place.rglob("*.pt")] == [failing]
         monkeypatch.undo()
-        assert go_on_from(place / failing, run, whole, tmp_path) == 0
+        assert go_on_as_told(line, run, whole, tmp_path) == 0
 
 
-def go_on_from(file, run, whole, tmp_path):
-    """Put the state of the fallback into a run directory, and compare with a run whose disk was never full."""
-    shutil.copy(file, run / "checkpoints")
+def told_in(line):
+    """Where a line says that the state is, and where it is to be moved."""
+    return map(Path, re.search("the state is in (.*?), move it to (.*?) to go on", line).groups())
+
+
+def go_on_as_told(line, run, whole, tmp_path):
+    """Move the state as the line says, and compare with a run whose disk was never full."""
+    shutil.move(*told_in(line))
     code = resume(run, "run.total_steps=224")
     shutil.copytree(whole, tmp_path / "longer")
     resume(tmp_path / "longer", "run.total_steps=224")
@@ -183,7 +189,9 @@ def test_a_full_disk_at_the_best_checkpoint_is_told_too(tmp_path, capsys, fill, 
     (line,) = capsys.readouterr().err.splitlines()
     assert "No space left on device" in line
     assert checkpoint.load(checkpoints(run)[-1])["env_steps"] == 64
-    assert checkpoint.load(place / checkpoint.numbered_name(64))["iteration"] == 1  # as many as there are rows
+    rescued, _ = told_in(line)
+    assert place in rescued.parents
+    assert checkpoint.load(rescued)["iteration"] == 1  # as many as there are rows
     assert len(rows(run)) == 1
 
 
@@ -201,9 +209,9 @@ def test_on_a_full_disk_the_whole_state_is_saved_though_an_agent_could_not_be(tm
     monkeypatch.setattr(Logger, "write", failing)
     long = ("run.steps_per_iteration=256", "env.num_envs=4", "run.checkpoint_every=0", "run.evaluation_episodes=0")
     assert train_tiny(run, *long, "run.total_steps=1280", f"run.fallback_directory={place}") == 1
-    (numbered,) = checkpoint.numbered(place)
+    (numbered,) = place.rglob("step_*.pt")
     assert {"optimizer", "ranks"} <= checkpoint.load(numbered).keys()
-    assert (place / checkpoint.BEST_TRAINING).exists()
+    assert numbered.with_name(checkpoint.BEST_TRAINING).exists()
     assert not checkpoint.numbered(run / "checkpoints")
 
 
@@ -213,8 +221,22 @@ def test_a_file_in_the_place_of_the_folder_sends_the_state_to_the_fallback(tmp_p
     monkeypatch.setattr(Trainer, "warm_up", lambda trainer: (warm_up(trainer), (run / "checkpoints").touch())[0])
     assert train_tiny(run, *FOUR, f"run.fallback_directory={place}") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert str(place) in line
-    assert checkpoint.load(place / checkpoint.numbered_name(64))["iteration"] == 1
+    rescued, _ = told_in(line)
+    assert place in rescued.parents
+    assert checkpoint.load(rescued)["iteration"] == 1
+
+
+def test_runs_that_share_a_fallback_keep_a_state_each(tmp_path, monkeypatch, capsys, fill):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # paths that lead out must not lead out of the fallback
+    fill(tmp_path / "sweep")
+    monkeypatch.setattr(run_directory, "write_config", lambda *_: None)  # it is brought to that disk too
+    jobs = ("seed=0,1", "hydra.sweep.dir=../sweep", "hydra.sweep.subdir=${hydra.job.num}", "run.evaluation_episodes=0")
+    assert train(["-m", "task=cartpole", *TINY, *jobs, "run.fallback_directory=../elsewhere"]) == 1
+    rescued = [next(iter(told_in(line))) for line in capsys.readouterr().err.splitlines()]
+    assert [checkpoint.load(file)["iteration"] for file in rescued] == [2, 2]
+    assert len({file.resolve() for file in rescued}) == 2
+    assert sorted(file.resolve() for file in rescued) == sorted((tmp_path / "elsewhere").rglob("*.pt"))
 
 
 # Environments

@@ -95,13 +95,14 @@ def environment_variables():
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
-def process(*command, cwd):
+def process(*command, cwd, stdout=subprocess.PIPE):
     """A finished process of its own."""
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
         env=environment_variables(),
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=180,
     )

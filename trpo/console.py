@@ -13,15 +13,27 @@ from trpo.models.footprint import step_bytes
 from trpo.models.observations import Leaf, named, row_bytes
 from trpo.numerics.params import flatten
 from trpo.system import ranks
+from trpo.system.streams import give_up
 from trpo.trainer import Trainer
 
 console = logging.getLogger("trpo.console")
 
 
+class Shown(logging.StreamHandler):
+    """Writes for a person who may close the terminal, or has read enough (`| head`): the run goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Let go of what cannot be written to any more; any other error is logging's to tell."""
+        if isinstance(sys.exc_info()[1], OSError):
+            give_up(self.stream)
+        else:
+            super().handleError(record)
+
+
 @contextmanager
 def shown() -> Iterator[None]:
     """Show what is meant for the person, and only that; `train.log` gets everything."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = Shown(sys.stdout)
     console.setLevel(logging.INFO)
     console.addHandler(handler)
     try:

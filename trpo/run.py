@@ -213,6 +213,7 @@ def newest_state(directory: Path) -> dict[str, Any] | None:
     """Return the state of the newest checkpoint that can be read, or None if there is none yet."""
     found = checkpoint.newest_readable(directory / run_directory.CHECKPOINTS)
     if found is None:
+        console.info("no checkpoint: starting again")
         return None
     file, state = found
     checkpoint.set_aside(file.parent, file)

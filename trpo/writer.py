@@ -1,6 +1,7 @@
 """What a run writes into its directory; of several ranks one writes, and the others say nothing."""
 
 import dataclasses
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -93,13 +94,19 @@ class DirectoryWriter:
     def _save(self, path: Path, state: dict[str, Any]) -> None:
         """Write a checkpoint, or if it cannot be written, the state to `run.fallback_directory`, and stop."""
         try:
+            self.logger.sync()  # first: what goes on from the checkpoint does not write its rows again
             checkpoint.save(path, state)
         except OSError as error:
             message = f"the checkpoint {path} cannot be written ({error.strerror})"
-            if fallback := self.config.run.fallback_directory:
-                checkpoint.save(Path(fallback) / path.name, state)
-                message += f"; the state is in {Path(fallback) / path.name}"
+            if self.config.run.fallback_directory:
+                checkpoint.save(rescued := self._fallback / path.name, state)
+                message += f"; the state is in {rescued}, move it to {path.parent} to go on"
             raise RuntimeError(f"{message}; earlier checkpoints are as they were") from error
+
+    @property
+    def _fallback(self) -> Path:
+        """The run's own path once more, below `run.fallback_directory`: the jobs of a sweep share that."""
+        return Path(self.config.run.fallback_directory, *Path(os.path.abspath(self.directory)).parts[1:])
 
     @property
     def _name(self) -> str:

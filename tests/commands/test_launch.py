@@ -14,6 +14,7 @@ from trpo.commands.launch import concerns_this_rank
 from trpo.commands.resume import Plan
 from trpo.commands.train import train
 from trpo.config import Config, UserError
+from trpo.record import run_directory
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,15 @@ def test_a_job_that_fails_while_running_does_not_stop_the_others(elsewhere, caps
     (line,) = capsys.readouterr().err.splitlines()
     assert "the simulator fell over" in line
     assert str(failed / "train.log") in line
+
+
+def test_a_job_that_another_process_writes_does_not_stop_the_others(elsewhere, capsys):
+    taken = elsewhere / "sweep" / "0"
+    taken.mkdir(parents=True)
+    with run_directory.locked(taken):
+        assert sweep("env.id=CartPole-v1", "seed=0,1", "hydra.sweep.subdir=${hydra.job.num}") == 2
+    assert capsys.readouterr().err == f"trpo-train: {taken} is being written by another process\n"
+    assert summary(elsewhere / "sweep" / "1")["exit_reason"] == "finished"
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def test_a_preempted_job_is_saved_and_put_into_the_queue_again_and_goes_on(start
 @pytest.fixture
 def handlers():
     """The signals' own handlers come back."""
-    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGUSR2
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
@@ -176,8 +176,8 @@ def test_who_wanted_sigusr2_before_gets_it_once_the_run_is_saved(code, passed_on
 def test_between_jobs_a_ctrl_c_does_not_end_the_process(tmp_path, monkeypatch):
     monkeypatch.setattr(elsewhere, "run_job", lambda *_, **__: 0)
     take_part(OmegaConf.create(), tmp_path / "stop")
-    signal.raise_signal(signal.SIGINT)
-    signal.raise_signal(signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.raise_signal(number)
 
 
 # How a job ended: what its summary was, what it is, and the exit code.

@@ -150,12 +150,16 @@ REMAINS = {
 
 
 @pytest.mark.parametrize("left", REMAINS.values(), ids=REMAINS)
-def test_a_run_killed_before_its_first_checkpoint_starts_again(left, whole, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_starts_again(left, whole, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
     for name in left:
         shutil.copy(whole("CartPole") / name, run)
+    capsys.readouterr()
     assert train_tiny(run, *FINE, "run.resume=auto") == 0
+    assert ("no checkpoint: starting again" in capsys.readouterr().out) == (
+        "config.yaml" in left
+    )  # else it just starts
     assert_same_run(run, whole("CartPole"))
 
 

@@ -12,7 +12,7 @@ from trpo.commands.compose import load_config
 from trpo.commands.resume import CHANGEABLE
 from trpo.commands.train import train
 from trpo.keys import fields_by_key, flat
-from trpo.record import checkpoint
+from trpo.record import checkpoint, run_directory
 
 # One iteration after the warm-up.
 SHORT = ("run.total_steps=64", "run.evaluation_episodes=0")
@@ -151,6 +151,15 @@ def test_a_run_that_was_killed_after_its_last_step_is_finished_by_the_line_that_
     assert summary(run)["exit_reason"] == "finished"
 
 
+@pytest.mark.parametrize("resume", ["run", "auto"])
+def test_a_run_that_another_process_writes_is_refused_and_left_to_it(resume, run):
+    before = contents(run)
+    with run_directory.locked(run):
+        line = refusal(train, "task=cartpole", *TINY, "hydra.run.dir=run", f"run.resume={resume}")
+    assert line == f"trpo-train: {run} is being written by another process"
+    assert contents(run) == before
+
+
 def test_a_directory_that_is_no_run_is_refused_by_name(run, tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "file").touch()
@@ -179,9 +188,10 @@ def test_an_agent_that_was_made_differently_is_refused_and_its_checkpoints_left_
     del state["agent"]["normalizer.scale"]
     checkpoint.save(file, state)
     before = contents(run / "checkpoints")
-    assert train(["run.resume=run", "run.total_steps=96"]) == 1  # as any run that failed
+    assert train(["run.resume=run", "run.total_steps=96"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "does not fit" in line
+    assert not any(words in line for words in ("UserError", "traceback"))
     assert 'Missing key(s) in state_dict: "normalizer.scale"' in line
     assert contents(run / "checkpoints") == before
 

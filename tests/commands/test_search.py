@@ -12,7 +12,7 @@ import optuna
 import pytest
 import yaml
 from same_runs import assert_same_run
-from tiny_runs import TINY, compose, environment_variables, fingerprints, refusal, rows, summary, train_tiny
+from tiny_runs import TINY, compose, environment_variables, fingerprints, process, refusal, rows, summary, train_tiny
 
 from trpo.commands.compose import compose_jobs, load_config, to_config
 from trpo.commands.search import checked_search, search, search_parser
@@ -235,6 +235,20 @@ def test_a_search_that_was_stopped_goes_on_as_if_nothing_had_happened(name, iter
     assert not (elsewhere / "s/x/trial_0001").exists()
 
 
+def test_a_trial_whose_last_row_was_cut_off_by_a_kill_goes_on_as_well(elsewhere, monkeypatch):
+    words = (*PAID, "+env.kwargs.pay=0.5", "run.checkpoint_every=32", PAY)
+    disturb(monkeypatch, terminate, lambda trainer: trainer.iteration == 0)
+    assert search(line(*words)) == 143
+    monkeypatch.undo()
+    monkeypatch.chdir(elsewhere)
+    run = elsewhere / "s/x/trial_0000/seed0"
+    with open(run / "metrics.jsonl", "a") as metrics:
+        metrics.write('{"iteration": 2, "env_st')
+    assert search(line(*words)) == 0
+    *_, trial = trials_of(elsewhere)
+    assert (trial.state.name, trial.value, [row["iteration"] for row in rows(run)]) == ("COMPLETE", 0.5, [1, 2])
+
+
 def test_a_signal_at_the_very_end_of_a_run_is_not_lost_and_neither_is_the_value(elsewhere, monkeypatch):
     disturb(monkeypatch, terminate, lambda trainer: trainer.iteration == 1)
     assert search(line(*PAID, "+env.kwargs.pay=0.5", PAY, trials=2)) == 143
@@ -405,6 +419,13 @@ def wait_until(happened, shells, seconds=60):
 
 def rows_of(directory):
     return len(rows(directory)) if (directory / "metrics.jsonl").exists() else 0
+
+
+def test_a_search_goes_on_though_nobody_reads_how_its_trials_end(elsewhere, unread):
+    words = line(*PAID, "+env.kwargs.pay=0.5", "critic.epochs=1,2", trials=2)
+    ended = process(sys.executable, "-c", PROGRAM, *words, cwd=elsewhere, stdout=unread)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [trial.state.name for trial in trials_of(elsewhere)] == ["COMPLETE"] * 2
 
 
 @pytest.mark.slow

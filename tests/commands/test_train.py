@@ -2,15 +2,17 @@
 
 import contextlib
 import logging
+import os
 import sys
 
 import gymnasium
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_runs import SCRIPTS, process, refusal
+from tiny_runs import SCRIPTS, TINY, process, refusal, summary
 
 from trpo.commands.train import train
+from trpo.console import console, shown
 from trpo.keys import fields_by_key
 from trpo.sampling.missing import import_package
 from trpo.sampling.pool_env import only_in_envpool
@@ -274,6 +276,30 @@ def test_a_process_with_a_mistake_says_one_line_and_exits_2(command, said, elsew
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
     assert ended.stderr.startswith(said)
     assert list(elsewhere.iterdir()) == []
+
+
+UNREAD = {  # and the exit code, as if a shell had seen the closed pipe end it; a run does not end
+    "the help": (["trpo-train", "--help"], 141),
+    "argparse's help": (["trpo-report", "--help"], 141),
+    "a run": (["trpo-train", "task=cartpole", *TINY, "hydra.run.dir=run"], 0),
+    "a finished run": (["trpo-train", "task=cartpole", *TINY, "hydra.run.dir=run", "run.resume=auto"], 0),
+}
+
+
+def test_whoever_reads_the_output_may_stop_and_nothing_is_said_of_it(elsewhere, unread, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what Python itself does at its end
+    for name, ((program, *arguments), code) in UNREAD.items():
+        ended = process(SCRIPTS / program, *arguments, cwd=elsewhere, stdout=unread)
+        assert (ended.returncode, ended.stderr) == (code, ""), name
+    assert summary(elsewhere / "run")["exit_reason"] == "finished"
+
+
+def test_what_cannot_be_shown_for_another_reason_is_told_and_the_run_goes_on(capsys, monkeypatch):
+    with open(os.devnull, "w", encoding="ascii") as narrow, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", narrow)
+        with shown():
+            console.info("return 1 ± 0")
+    assert "UnicodeEncodeError" in capsys.readouterr().err
 
 
 @pytest.mark.slow

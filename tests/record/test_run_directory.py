@@ -9,6 +9,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import yaml
@@ -83,9 +84,10 @@ def test_the_summary_is_written_last(run):
 
 
 def test_the_log_has_times_and_how_the_run_began_and_ended(run):
-    first, *_, last = (run / "train.log").read_text().splitlines()
+    first, second, *_, last = (run / "train.log").read_text().splitlines()
     datetime.datetime.strptime(first[:19], "%Y-%m-%d %H:%M:%S")
-    assert "CartPole-v1" in first
+    assert first.endswith("the run starts")
+    assert "CartPole-v1" in second
     assert "evaluation: return" in last
 
 
@@ -172,6 +174,44 @@ def test_checks_at_the_same_moment_do_not_disturb_each_other(tmp_path):
     assert everything_below(tmp_path) == [tmp_path / "runs", tmp_path / "runs" / "task", directories[0]]
 
 
+# What a crash can leave of three rows, and the iterations whose rows stay when the run goes on after the third.
+REMAINS = {
+    "whole": ("{0}{1}{2}", [1, 2, 3]),
+    "rows after the checkpoint": ("{0}{1}{2}{3}", [1, 2, 3]),
+    "half a row after it": ('{0}{1}{2}{{"iteration": 4, "env_', [1, 2, 3]),
+    "half a row before it": ('{0}{1}{{"iteration": 3, "env_', [1, 2]),
+    "a row without its end": ('{0}{1}{{"iteration": 3, "env_steps": 96}}', [1, 2]),
+    "a row that is lost": ("{0}{1}{3}", [1, 2]),
+    "zeros": ("{0}{1}\0\0\0\0\n{2}", [1, 2, 3]),
+    "a row glued to half a row": ('{0}{1}{{"iteration": 3, {3}', [1, 2]),
+    "a row twice": ("{0}{1}{1}{2}", [1, 2, 3]),
+    "other lines": ('{0}17\n{{}}\n[]\n{{"iteration": null}}\n\n{1}{2}', [1, 2, 3]),
+    "nothing": ("", []),
+}
+
+
+@pytest.mark.parametrize(("left", "kept"), REMAINS.values(), ids=REMAINS)
+def test_of_the_rows_those_stay_that_are_whole_and_not_written_again(left, kept, tmp_path):
+    lines = [f'{{"iteration": {number}, "env_steps": {32 * number}}}\n' for number in range(1, 5)]
+    (tmp_path / "metrics.jsonl").write_text(left.format(*lines))
+    run_directory.truncate(tmp_path, 3)
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[number - 1] for number in kept)
+
+
+def test_rows_are_on_disk_before_the_checkpoint_that_follows_them(tmp_path, monkeypatch):
+    fsync, brought = os.fsync, []
+
+    def watched(file):
+        brought.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    train_tiny(tmp_path / "run", "run.checkpoint_every=32", "run.evaluation_episodes=0")
+    saved = [number for number, name in enumerate(brought) if name.startswith("step_")]
+    assert len(saved) == 2
+    assert [brought[number - 1] for number in saved] == ["metrics.jsonl"] * 2
+
+
 def test_an_error_is_logged_with_its_traceback_and_goes_on(tmp_path):
     def fail():
         with run_directory.log_file(tmp_path):
@@ -190,4 +230,4 @@ def test_after_the_run_the_log_is_closed(tmp_path):
     with run_directory.log_file(tmp_path):
         pass
     logging.getLogger("somewhere").warning("after")
-    assert (tmp_path / "train.log").read_text() == ""
+    assert "after" not in (tmp_path / "train.log").read_text()

@@ -11,10 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tiny_runs import compose, rows, summary, train_tiny
 
+from trpo.commands.train import train
 from trpo.config import UserError
 from trpo.keys import flat
 from trpo.record.logger import SWEEP_METRICS
 from trpo.record.runs import find_runs, read_run
+from trpo.run import Session
 
 
 class Stopping(Broken):
@@ -92,6 +94,17 @@ def test_a_failed_run_that_was_resumed_and_is_under_way_is_not_shown_as_failed(f
     with open(run / "train.log", "a") as log:
         log.write("2026-01-01 00:00:00,000 INFO trpo.console: going on from step_000000000064.pt\n")
     assert read_run(run).status == "unfinished"
+
+
+@pytest.mark.parametrize("name", ["failed", "failed in the warm-up"])
+def test_a_failed_run_is_unfinished_from_the_start_of_the_next_attempt_to_its_end(name, folder, tmp_path, monkeypatch):
+    """With a checkpoint, from which it goes on, and without one."""
+    run, seen, restore = shutil.copytree(folder / name, tmp_path / "run"), [], Session.resume
+    monkeypatch.setattr(
+        Session, "resume", lambda *arguments: (seen.append(read_run(run).status), restore(*arguments))[1]
+    )
+    assert train([f"run.resume={run}"]) == 1
+    assert [*seen, read_run(run).status] == ["unfinished", "failed: and said why"]
 
 
 DAMAGES = {  # what is done to the lines of metrics.jsonl, the line that is reported, the rows that are left

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting"
 @pytest.fixture(autouse=True)
 def signals():
     """Those of a fresh process, whatever a test before did to them."""
-    numbers = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    numbers = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in numbers.items()}
     yield
     for number, handler in before.items():
@@ -106,7 +106,7 @@ def test_without_a_timeout_a_slow_environment_is_waited_for(make):
 def test_the_processes_of_environments_ignore_the_signals_that_stop_a_run(make):
     backend = make()
     for process in backend.envs.processes:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(process.pid, number)
     time.sleep(0.2)
     backend.step(ACTIONS)
@@ -169,7 +169,8 @@ def test_a_failing_process_ends_a_run_with_one_line_its_state_and_no_process_lef
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
 )
 def test_a_signal_to_the_whole_process_group_still_ends_with_the_iteration_saved(number, code, tmp_path):
     """As a batch system and a terminal send it: trainer and environments at once."""

@@ -1,5 +1,7 @@
 """A signal asks for an orderly end: the iteration is finished, saved and summed up."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -15,14 +17,29 @@ from trpo.system.signals import STOPPING, StopRequest
 ENDLESS = ["task=cartpole", *TINY, "run.total_steps=100_000_000", "run.evaluate_every=0", "run.checkpoint_every=0"]
 
 
+AT_A_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # of what is standard input: its end is a SIGHUP for this process
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.fixture(autouse=True)
+def not_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def start(tmp_path):
     """Starts an endless run, and sees to its end."""
     processes = []
 
-    def start(*arguments, flags=()):
-        command = [sys.executable, "-m", "trpo", *flags, *ENDLESS, *arguments]
-        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    def start(*arguments, flags=(), before=(), **streams):
+        command = [sys.executable, *before, "-m", "trpo", *flags, *ENDLESS, *arguments]
+        streams = streams or {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         processes.append(subprocess.Popen(command, cwd=tmp_path, env=environment_variables(), text=True, **streams))
         return processes[-1]
 
@@ -32,13 +49,18 @@ def start(tmp_path):
         training.wait()
 
 
-def stop(training, number, when):
-    """Send a signal when something has happened; return what the process said on stderr."""
+def wait(training, when):
+    """Wait until something has happened."""
     deadline = time.monotonic() + 30
     while not when():
         assert training.poll() is None, "it ended by itself"
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.02)
+
+
+def stop(training, number, when):
+    """Send a signal when something has happened; return what the process said on stderr."""
+    wait(training, when)
     training.send_signal(number)
     return training.communicate(timeout=30)[1]
 
@@ -61,11 +83,41 @@ def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint_and_a_summary
     assert checkpoint.load(saved)["env_steps"] == last["env_steps"]
 
 
+def test_a_terminal_that_is_closed_ends_a_run_as_a_signal_does_though_nothing_can_be_said(start, tmp_path):
+    run = tmp_path / "run"
+    ours, its = os.openpty()
+    os.set_blocking(ours, False)
+    words = ("hydra.run.dir=run", "env.backend=async")  # whose processes the terminal tells as well
+    training = start(*words, before=("-c", AT_A_TERMINAL), stdin=its, stdout=its, stderr=its)
+    os.close(its)
+
+    def shown_and_written():
+        with contextlib.suppress(BlockingIOError):
+            os.read(ours, 1 << 16)
+        return has_lines(run / "metrics.jsonl", 2)
+
+    wait(training, shown_and_written)
+    os.close(ours)
+    assert training.wait(timeout=30) == 129
+    assert summary(run)["exit_reason"] == "SIGHUP"
+    assert summary(run)["iterations"] == rows(run)[-1]["iteration"]
+    assert len(checkpoints(run)) == 1
+    assert "WARNING" not in (run / "train.log").read_text()
+
+
+def test_under_nohup_a_run_hears_nothing_of_its_terminal():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.received is None
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
 @pytest.mark.slow
 def test_a_signal_during_the_warm_up_still_leaves_a_checkpoint_and_a_summary(start, tmp_path):
     run = tmp_path / "run"
     training = start("hydra.run.dir=run", "run.steps_per_iteration=5_000", "critic.minibatch_size=5_000")
-    stop(training, signal.SIGTERM, lambda: has_lines(run / "train.log", 2))
+    stop(training, signal.SIGTERM, lambda: has_lines(run / "train.log", 3))
     assert training.returncode == 143
     assert summary(run)["iterations"] == 1
     assert len(checkpoints(run)) == 1
@@ -81,7 +133,7 @@ def test_a_signal_ends_a_sweep_after_the_job_under_way(start, tmp_path):
     assert not (tmp_path / "sweep" / "1").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP])
 def test_the_first_signal_is_only_remembered(number):
     with StopRequest() as stop:
         assert stop.received is None

@@ -71,7 +71,7 @@ def take_part(composed: DictConfig, stop: Path) -> None:
 
 def between_jobs_signals_are_for_the_launching_process() -> None:
     """Ignore those that would end this process: joblib would kill the others as well, in the middle of their jobs."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, signal.SIG_IGN)
 

@@ -1,11 +1,15 @@
 """How a command ends: one exit code, and one line for a mistake."""
 
 import functools
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from trpo.config import UserError
+from trpo.system.streams import give_up, say
+
+CLOSED_PIPE = 128 + signal.SIGPIPE  # what a shell reports for a program that one has ended
 
 Command = Callable[[list[str]], int]
 
@@ -26,16 +30,25 @@ def command(name: str) -> Callable[[Command], Callable[..., int]]:
 def reported(name: str, function: Command, arguments: list[str]) -> int:
     """Return the exit code of a command: one line and code 2 for a mistake, code 1 for a disk or a rank that failed."""
     try:
-        return function(arguments)
+        try:
+            return function(arguments)
+        finally:
+            print(end="", flush=True)  # what is left to the end of the process fails there with a traceback
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
+        return said(f"{name}: {error}", 2)
+    except BrokenPipeError:  # `| head` has read enough
+        give_up(sys.stdout)
+        return CLOSED_PIPE
     except OSError as error:  # before or after the run itself: a rank that is gone, a disk that filled up
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
+        return said(f"{name}: {error}", 1)
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
+        return said(f"{name}: interrupted", 130)
+
+
+def said(line: str, code: int) -> int:
+    """Return an exit code after the line that explains it."""
+    say(line, sys.stderr)
+    return code
 
 
 def refuse(message: str) -> NoReturn:

@@ -22,10 +22,11 @@ from trpo.console import console
 from trpo.record import run_directory
 from trpo.run import Watch, train
 from trpo.system.signals import StopRequest
+from trpo.system.streams import say
 
 
 def run_here(arguments: list[str]) -> int:
-    """Let Hydra run jobs one after the other; return 1 if any failed, 128 and its number after a signal.
+    """Let Hydra run jobs one after the other; return the worst code of them, 128 and its number after a signal.
 
     A signal that comes when a run is over, by an error or by itself, waits until the job has said so: torchrun sends
     one as soon as another rank is gone. The jobs after it do not start.
@@ -63,13 +64,16 @@ def run_job(composed: DictConfig, watch: Watch | None = None) -> int:
     directory = Path(settings.runtime.output_dir)
     plan = plan_job(as_typed(composed, settings.overrides.task), directory, load_config)
     if plan.finished:
-        print(f"{directory} holds a finished run: nothing to do")
+        say(f"{directory} holds a finished run: nothing to do", sys.stdout)
         return 0
     try:
         summary = train(plan.config, directory, plan.overrides, resume=plan.resume, watch=watch)
+    except UserError as error:  # what no check before could know: another process has begun to write here
+        say(f"trpo-train: {error}", sys.stderr)
+        return 2
     except Exception as error:
         log = directory / run_directory.LOG
-        print(f"trpo-train: {type(error).__name__}: {first_line(error)} (traceback: {log})", file=sys.stderr)
+        say(f"trpo-train: {type(error).__name__}: {first_line(error)} (traceback: {log})", sys.stderr)
         return 1
     if code := exit_code(str(summary["exit_reason"])):
         console.info("saved; to go on: trpo-train %s", shlex.quote(setting("run.resume", directory)))

@@ -50,8 +50,8 @@ def help_text() -> str:
             "",
             "hydra.run.dir=DIR chooses the run directory, hydra.sweep.dir=DIR that of a sweep. --config-dir DIR adds a",
             "directory with task/*.yaml of your own. --hydra-help explains Hydra's other flags.",
-            "Exit codes: 0 finished, 1 a run failed, 2 a mistake on the command line, 130, 140 or 143 saved and",
-            "stopped by Ctrl-C, SIGUSR2 or SIGTERM.",
+            "Exit codes: 0 finished, 1 a run failed, 2 a mistake on the command line, 129, 130, 140 or 143 saved and",
+            "stopped by SIGHUP (a closed terminal), Ctrl-C, SIGUSR2 or SIGTERM.",
         ]
     )
 

@@ -1,6 +1,7 @@
 """One metrics row per iteration, to TensorBoard and to `metrics.jsonl`."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -95,6 +96,10 @@ class Logger:
         scalars = [scalar(tag, value).value[0] for tag, value in row.items() if "/" in tag]
         self._events.add_summary(Summary(value=scalars), env_steps)  # one event for all: a third of the time
         self.writer.flush()
+
+    def sync(self) -> None:
+        """Bring the rows to disk, where a machine that crashes does not lose them. Raises `OSError` if it is full."""
+        os.fsync(self.file.fileno())  # what `write` has flushed
 
     def draw(self, tag: str, figure: Figure, *, env_steps: int) -> None:
         """Write a figure."""

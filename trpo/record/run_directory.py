@@ -133,13 +133,25 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def truncate(directory: Path, iterations: int) -> None:
-    """Drop the summary and what `metrics.jsonl` holds beyond so many iterations: a resumed run writes them again."""
+    """Drop the summary and what `metrics.jsonl` holds beyond so many iterations: a resumed run writes them again.
+
+    Damaged lines are dropped as well: whoever reads the file gets no further than the first.
+    """
     (directory / SUMMARY).unlink(missing_ok=True)
     file = directory / METRICS
     if not file.exists():
         return
     lines = file.read_bytes().splitlines(keepends=True)
-    write_atomically(file, b"".join(lines[:iterations]))
+    kept = {number: line for line in lines if 0 < (number := iteration_of(line)) <= iterations}
+    write_atomically(file, b"".join(kept.values()))
+
+
+def iteration_of(line: bytes) -> int:
+    """Return the iteration of a line of `metrics.jsonl`, or 0 for one that is damaged or was not written to its end."""
+    try:
+        return int(json.loads(line)["iteration"]) if line.endswith(b"\n") else 0
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 @contextmanager
@@ -155,9 +167,13 @@ def locked(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def log_file(directory: Path) -> Iterator[None]:
-    """Send everything logged meanwhile to `train.log`, with times, and the traceback of what ended it."""
+    """Send everything logged meanwhile to `train.log`, with times, and the traceback of what ended it.
+
+    Its first line says that the run starts, whatever the levels are: what failed before has not failed now.
+    """
     handler = logging.FileHandler(directory / LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.handle(logging.LogRecord(__name__, logging.INFO, __file__, 0, "the run starts", None, None))
     root = logging.getLogger()
     root.addHandler(handler)
     logging.captureWarnings(True)

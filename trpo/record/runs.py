@@ -130,7 +130,7 @@ def status_of(directory: Path, summary: dict[str, Any]) -> str:
     log = directory / LOG
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     _, failed, after = text.rpartition("the run failed")
-    if not failed or "going on from" in after:  # never failed, or resumed since
+    if not failed or "the run starts" in after or "going on from" in after:  # the last is what earlier versions say
         return "unfinished"
     trace = list(itertools.takewhile(lambda line: not TIME.match(line), after.strip().splitlines()))
     return f"failed: {trace[-1] if trace else 'see train.log'}"

@@ -76,10 +76,10 @@ class Backend:
 def make_worker_env(config: EnvConfig, *, trainer: int) -> gymnasium.Env:
     """Return an environment in a process of its own, which leaves signals to the process that trains.
 
-    Ctrl-C and a batch system's SIGTERM reach every process of the group; the trainer still needs this one to
-    finish its iteration. (Gymnasium also makes one environment in the trainer, to read the spaces.)
+    Ctrl-C, a batch system's SIGTERM and the SIGHUP of a closed terminal reach every process of the group; the trainer
+    still needs this one to finish its iteration. (Gymnasium also makes one in the trainer, to read the spaces.)
     """
     if os.getpid() != trainer:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
     return make_env(config)

@@ -1,6 +1,5 @@
 """One trial: a run for every seed, one after the other, and the figure that they come to."""
 
-import json
 import math
 import signal
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from trpo.config import Config
 from trpo.record import run_directory
+from trpo.record.runs import read_rows
 from trpo.run import train
 from trpo.search.space import Value
 from trpo.search.study import AS_CONFIGURED, Search, directory_of
@@ -101,9 +101,11 @@ def score(evaluations: list[Evaluations]) -> float:
 
 
 def evaluations_in(directory: Path) -> Evaluations:
-    """Return the evaluations of a run that an interrupted trial left; a run that goes on makes the latest again."""
-    file = directory / run_directory.METRICS
-    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines()) if file.exists() else []
+    """Return the evaluations of a run that an interrupted trial left; a run that goes on makes the latest again.
+
+    A kill may have cut off the last row.
+    """
+    rows = read_rows(directory / run_directory.METRICS, [])
     return {int(row["env_steps"]): float(row[SCORE]) for row in rows if SCORE in row}
 
 

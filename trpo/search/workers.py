@@ -17,6 +17,7 @@ from trpo.search.found import found
 from trpo.search.study import DEATHS, ERROR, Search, finished, make_study, take, try_again
 from trpo.search.trials import Compose, Interrupted, TrialRuns
 from trpo.system.signals import StopRequest
+from trpo.system.streams import say
 
 LOOK_EVERY = 0.2  # seconds between looks for a signal
 
@@ -113,10 +114,10 @@ def tell_progress(study: Study, trial: Trial, search: Search) -> None:
     trials = study.get_trials(deepcopy=False)
     ended, counted = trials[trial.number], finished(trials)
     if ended not in counted:
-        print(f"trial {trial.number} was stopped: the same line goes on with it", flush=True)
+        say(f"trial {trial.number} was stopped: the same line goes on with it", sys.stdout)
         return
     result = found(ended)
     figure = "" if result.value is None else f" {result.value:.2f}"
     tried = " ".join(f"{name}={value}" for name, value in result.values.items())
     head = f"trial {trial.number} {result.state}{figure} ({len(counted)} of {search.trials})"
-    print(f"{head}: {tried} {result.error}".rstrip(), flush=True)
+    say(f"{head}: {tried} {result.error}".rstrip(), sys.stdout)

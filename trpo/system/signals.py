@@ -1,11 +1,12 @@
-"""SIGTERM, SIGUSR2 and Ctrl-C as a request to stop at the end of the iteration."""
+"""SIGTERM, SIGUSR2, SIGHUP and Ctrl-C as a request to stop at the end of the iteration."""
 
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # the last is how Slurm's jobs hear that their time is up
+# SIGHUP comes from a terminal that was closed, SIGUSR2 from Slurm when the time of a job is up.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 class StopRequest:
@@ -25,6 +26,8 @@ class StopRequest:
         self.previous = {}
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
             for number in STOPPING:
+                if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                    continue  # nohup: the run is to go on without its terminal
                 self.previous[number] = signal.signal(number, self._receive)
                 if isinstance(outer := getattr(self.previous[number], "__self__", None), StopRequest):
                     self.outer, self.received = outer, outer.received

@@ -292,6 +292,8 @@ def test_trpo_evaluate_works_on_it(run, capsys):
     [
         (["trust_region.surrogate=pathwise"], "needs trust_region.surrogate=score"),
         (["policy.network=own_networks:Plain"], "leave memory or network out"),
+        (["critic.network=own_networks:Value"], "leave memory or network out"),
+        (["critic.memory=gru", "policy.memory=none", "policy.network=own_networks:Plain"], "memory or network out"),
         (["policy.memory=rnn"], "one of none, gru, lstm"),
         (["policy.memory_inputs=[time]"], "one of action, reward"),
     ],

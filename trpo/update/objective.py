@@ -19,6 +19,7 @@ from trpo.models.networks import Policy
 from trpo.numerics.fisher import Product, gauss_newton_product, hessian_product
 from trpo.numerics.line_search import Evaluation
 from trpo.numerics.params import flatten, forward_at
+from trpo.numerics.spread import spread
 from trpo.system import ranks
 from trpo.update.surrogates import Piece, Score, Surrogate, pieces
 
@@ -157,13 +158,13 @@ class Objective:
         return self._linearize(self.pieces[0])
 
 
-def evenly_spaced(batch: Batch, fraction: float) -> Tensor:
-    """Return the indices of round(fraction · N) evenly spaced rows of a batch, at least one; always the same ones.
+def evenly_spread(batch: Batch, fraction: float) -> Tensor:
+    """Return the indices of round(fraction · N) rows of a batch, at least one; always the same ones.
 
-    With memory they are those of as large a share of its segments.
+    They are of all times and of all environments; with memory those of as large a share of its segments.
     """
     segments = whole_segments(batch.observations)
     samples = len(batch.old_parameters) if segments is None else len(segments)
     count = max(1, round(fraction * samples))
-    chosen = torch.arange(count, device=batch.old_parameters.device) * samples // count
+    chosen = spread(samples, count, batch.old_parameters.device)
     return chosen if segments is None else torch.cat([segments[i] for i in chosen.tolist()])

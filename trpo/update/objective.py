@@ -87,9 +87,9 @@ class Objective:
         return self.divergence(self.parameters(theta, piece.observations), piece).sum() / self.samples
 
     def surrogate_gain(self, theta: Tensor) -> Tensor:
-        """Return L(θ) − L(θ_old), a float64 scalar that can be differentiated any number of times."""
-        gains = [self.gain(self.parameters(theta, piece.observations), piece) for piece in self.pieces]
-        return torch.cat(gains).mean()
+        """Return this rank's share of L(θ) − L(θ_old), a float64 scalar that can be differentiated as often as `kl`."""
+        gains = [self.gain(self.parameters(theta, piece.observations), piece).sum() for piece in self.pieces]
+        return torch.stack(gains).sum() / self.samples
 
     @torch.no_grad()
     def evaluate(self, theta: Tensor) -> Evaluation:

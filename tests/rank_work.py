@@ -52,11 +52,14 @@ def objective(name, fisher, micro_batch):
     policy, batch, v = problem(name)
     batch = batch._replace(old_parameters=batch.old_parameters + 0.1)  # so that K(θ_old) and its gradient are not 0
     made = Objective(policy, batch, fisher=fisher, micro_batch=micro_batch)
+    candidate = made.theta.detach() + 0.1 * v
+    shares = torch.stack([made.surrogate_gain(candidate), made.kl(candidate)])
     return {
         "gradient": made.gradient(),
         "products": [made.fisher_product(v), made.fisher_product(v.square())],
         "kl_and_gradient": made.kl_and_gradient(),
-        "candidate": list(made.evaluate(made.theta.detach() + 0.1 * v)),
+        "candidate": list(made.evaluate(candidate)),
+        "shares": ranks.total(shares.detach()),
     }
 
 

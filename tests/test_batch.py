@@ -266,6 +266,14 @@ def test_reward_scaling_divides_the_rewards_and_nothing_else():
     assert torch.equal(rollout.rewards, before)
 
 
+def test_what_is_not_finite_is_said_of_the_environment_by_its_number_among_those_of_all_ranks():
+    agent = agent_for(DiagonalGaussian(2))
+    rollout = rollout_of(agent, resets=False)._replace(first_environment=7)
+    rollout.observations[4, 2] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"the critic's value of environment 9 is nan at step 4 "):
+        batch_of(agent, rollout)
+
+
 def test_rollout_figures_are_means_over_the_episodes_that_ended():
     rollout = rollout_of(agent_for(DiagonalGaussian(2)))
     ended = rollout._replace(episode_returns=[1.0, -4.0, 6.0], episode_lengths=[2, 3, 10])

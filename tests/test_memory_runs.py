@@ -31,6 +31,7 @@ from trpo.models.recall import Recall
 from trpo.sampling.evaluation import evaluate
 from trpo.sampling.making import check_environment
 from trpo.system import seeds
+from trpo.system.laps import Laps
 from trpo.trainer import Trainer
 from trpo.update.statistics import state_kl
 
@@ -292,6 +293,8 @@ def test_trpo_evaluate_works_on_it(run, capsys):
     [
         (["trust_region.surrogate=pathwise"], "needs trust_region.surrogate=score"),
         (["policy.network=own_networks:Plain"], "leave memory or network out"),
+        (["critic.network=own_networks:Value"], "leave memory or network out"),
+        (["critic.memory=gru", "policy.memory=none", "policy.network=own_networks:Plain"], "memory or network out"),
         (["policy.memory=rnn"], "one of none, gru, lstm"),
         (["policy.memory_inputs=[time]"], "one of action, reward"),
     ],
@@ -320,6 +323,36 @@ def test_the_values_of_a_batch_do_not_depend_on_the_size_of_its_passes():
     for name, column in whole.columns.items():
         if name != "observations":
             torch.testing.assert_close(parts.columns[name], column, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory", [(), ("policy.memory=gru", "critic.memory=gru", *SMALL)], ids=["without", "with"])
+def test_no_pass_of_an_iteration_is_over_more_rows_than_a_micro_batch(memory, monkeypatch):
+    """With memory a pass is of one segment at least, here of 16 rows, the steps of a rollout; figures stay the same."""
+    line = ("task=pendulum", *memory, "env.num_envs=4", "policy.final_std_scale=0.5", "policy.bounds=clip")
+    found, passes = {}, {}
+    for most in (0, 16):
+        with trainer_of(*line, f"trust_region.micro_batch={most}") as trainer:
+            trainer.warm_up()
+            rollout, passes[most] = trainer.collect(), []
+            for part in (trainer.agent.policy, trainer.agent.critic, *[trainer.agent.policy.encoder] * bool(memory)):
+                counted(monkeypatch, type(part), passes[most])
+            found[most] = trainer.learn(rollout, Laps()).row
+            monkeypatch.undo()
+    assert max(passes[0]) == 64
+    assert max(passes[16]) == 16
+    moved = {f"trust_region/{name}_kl" for name in ("sigma", "normalizer", *["state"] * bool(memory))}
+    assert moved <= {*found[0]}
+    for name in moved | {name for name in found[0] if name.startswith(("policy/", "critic/"))}:
+        assert found[16][name] == pytest.approx(found[0][name], rel=1e-2)
+
+
+def counted(monkeypatch, kind, passes):
+    """Note the rows of each pass of a network."""
+    for name in {"forward", "ends"} & {*vars(kind)}:
+        whole = getattr(kind, name)
+        monkeypatch.setattr(
+            kind, name, lambda self, seen, whole=whole: (passes.append(len(seen)), whole(self, seen))[1]
+        )
 
 
 def test_an_agent_of_one_environment_fits_the_interface_of_another_count():

@@ -186,6 +186,34 @@ def test_a_mask_of_zeros_is_an_error_that_names_environment_and_step():
     environments.close()
 
 
+class HalfStuck(probes.gymnasium.Env):
+    """Allows everything in one dimension of its actions, and in the other nothing from its third step on."""
+
+    observation_space = probes.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = probes.spaces.MultiDiscrete([2, 3])
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(1, np.float32), {MASK: np.array([1, 1, 0, 1, 1], dtype=np.int8)}
+
+    def step(self, action):
+        self.steps += 1
+        mask = np.array([1, 1, *[self.steps < 3] * 3], dtype=np.int8)
+        return np.zeros(1, np.float32), 0.0, False, False, {MASK: mask}
+
+
+probes.gymnasium.register("HalfStuck-v0", HalfStuck)
+
+
+def test_a_mask_of_zeros_in_one_dimension_is_an_error_as_well():
+    environments = Environments(compose(*TINY, "env.id=HalfStuck-v0").env, seed=0)
+    for _ in range(2):
+        environments.step(torch.ones(len(environments.numbers), 2))
+    with pytest.raises(RuntimeError, match=r"environment 0 allows no action after its step 3 .*zeros in one dimension"):
+        environments.step(torch.ones(len(environments.numbers), 2))
+    environments.close()
+
+
 def agent_for_environments(environments):
     from trpo.trainer import agent_for
 

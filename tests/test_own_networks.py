@@ -4,10 +4,16 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector.utils import create_empty_array
 from tiny_runs import TINY, fingerprints, process, refusal, rows, train_tiny
 
 import trpo
 from trpo.commands.train import train
+from trpo.models.observations import Kind, leaves_of, named
+from trpo.models.own import trial
+from trpo.sampling.interface import make_interface
 
 OWN = ("policy.network=own_networks:Plain", "critic.network=own_networks:Value")
 REFUSED = {
@@ -57,6 +63,35 @@ def test_a_network_of_parts_heeds_their_mask(tmp_path):
 def test_a_network_that_gives_invalid_actions_a_probability_is_refused():
     own = ("env.id=probes:Marked-v0", "policy.network=own_networks:OfParts", "+policy.network_kwargs.heeds=false")
     assert "masked(logits, observations['action_mask'])" in refusal(train, *own)
+
+
+def test_a_network_that_takes_bytes_for_numbers_is_refused_before_training():
+    line = refusal(train, "env.id=probes:Marked-v0", "policy.network=own_networks:OfBytes")
+    assert "policy.network=own_networks:OfBytes: mat1 and mat2 must have the same dtype" in line
+
+
+SPACES = {
+    "numbers": spaces.Box(-1.0, 1.0, (3,)),
+    "picture": spaces.Box(0, 255, (36, 36, 3), np.uint8),
+    "grid of bytes": spaces.Box(0, 5, (4, 4, 3), np.uint8),
+    "grid of bits": spaces.Box(0, 1, (4, 4, 2), np.bool_),
+    "grid of numbers": spaces.Box(-1.0, 1.0, (4, 4, 2)),
+}
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_network_is_tried_on_what_it_will_be_given(space, parts):
+    """By the encoder of the environment; numbers in a table of two entries are found in it."""
+    whole = spaces.Dict({"one": space, "clock": SPACES["numbers"]}) if parts else space
+    interface = make_interface(whole, spaces.Discrete(2))
+    given = leaves_of(interface.encode(create_empty_array(whole, 5)))
+    tried = leaves_of(trial(interface.observations))
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in tried.items()} == {
+        name: (leaf.shape, leaf.dtype) for name, leaf in given.items()
+    }
+    grids = [tried[name] for name, leaf in named(interface.observations).items() if leaf.kind is Kind.GRID]
+    assert all(grid.dtype != torch.uint8 or grid.max() == 1 for grid in grids)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -96,8 +96,8 @@ def test_annealing_lowers_the_bound_and_the_learning_rate_on_a_line(tmp_path, mo
     seen = []
     fit = trainer.fit_critic
 
-    def recorded(critic, optimizer, *arguments):
-        info = fit(critic, optimizer, *arguments)
+    def recorded(critic, optimizer, *arguments, **named):
+        info = fit(critic, optimizer, *arguments, **named)
         seen.append(optimizer.param_groups[0]["lr"])
         return info
 

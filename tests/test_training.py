@@ -89,6 +89,20 @@ def test_an_environment_that_a_function_makes_is_that_of_its_id(tmp_path):
         trpo.train(balancing, **KEYS, **{"run.resume": str(tmp_path / "sync")})
 
 
+def test_masks_are_looked_for_anew_where_another_function_has_the_name_of_the_last(tmp_path):
+    """Overlooked masks end in an action that is not valid, and masks that are not there in an error as well."""
+
+    def named_alike(id):
+        def mine():
+            return gymnasium.make(id)
+
+        return mine
+
+    for number, id in enumerate(["probes:Marked-v0", "CartPole-v1", "probes:Marked-v0"]):
+        run = trpo.train(named_alike(id), **KEYS, **{"hydra.run.dir": tmp_path / str(number)})
+        assert run.summary["exit_reason"] == "finished"
+
+
 def test_mappings_and_lists_of_python_are_those_of_the_line(tmp_path):
     keys = {**KEYS, "env.kwargs": {"g": 3.0}, "policy.hidden_sizes": (4, 4), "hydra.run.dir": tmp_path / "run"}
     config = trpo.train("Pendulum-v1", **keys).agent.config

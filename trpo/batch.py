@@ -183,10 +183,10 @@ def check_finite(rollout: Rollout, values: Tensor, advantages: Tensor) -> None:
     for name, column in (("the critic's value", values), ("the advantage", advantages)):
         wrong = ~torch.isfinite(column) & rollout.valid
         if wrong.any():
-            step, environment = wrong.nonzero()[0].tolist()
+            step, here = wrong.nonzero()[0].tolist()
             raise FloatingPointError(
-                f"{name} of environment {environment} is {float(column[step, environment])} at step {step} of the "
-                "rollout: the rewards are too large for float32, or the critic diverged"
+                f"{name} of environment {rollout.first_environment + here} is {float(column[step, here])} at step "
+                f"{step} of the rollout: the rewards are too large for float32, or the critic diverged"
             )
 
 

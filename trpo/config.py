@@ -62,5 +62,5 @@ class Config(Section):
     def _check_memory(self) -> None:
         if self.trust_region.surrogate == "pathwise":
             raise UserError("policy.memory needs trust_region.surrogate=score: an action's value depends on the past")
-        if any(part.network and part.memory != "none" for part in (self.policy, self.critic)):
+        if self.policy.network or self.critic.network:  # of either part: both would see what a memory adds
             raise UserError("a network of one's own has no memory of ours: leave memory or network out")

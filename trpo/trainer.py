@@ -118,26 +118,22 @@ class Trainer:
 
     def learn(self, rollout: Rollout, clock: Laps) -> Iteration:
         """Take a policy step and a critic fit on a rollout, and the statistics further."""
-        config, agent = self.config, self.agent
-        batch = make_batch(
-            agent,
-            rollout,
-            **dataclasses.asdict(config.advantage),
-            normalize=config.normalize.advantages,
-            micro_batch=config.trust_region.micro_batch,
-        )
+        config, agent, most = self.config, self.agent, self.config.trust_region.micro_batch
+        advantage = {**dataclasses.asdict(config.advantage), "normalize": config.normalize.advantages}
+        batch = make_batch(agent, rollout, **advantage, micro_batch=most)
         judged, surrogate, step = self._step(rollout, batch)
         clock.lap("policy")
         profile = self._profile(batch, surrogate, step)
         clock.leave_out()
         critic = config.critic.annealed(self.progress)
-        fit = fit_critic(agent.critic, self.optimizer, batch.observations, batch.returns, critic, self.minibatches)
+        samples = (batch.observations, batch.returns)
+        fit = fit_critic(agent.critic, self.optimizer, *samples, critic, self.minibatches, micro_batch=most)
         clock.lap("critic")
-        samples = int(ranks.total(rollout.valid.sum()))
+        steps = int(ranks.total(rollout.valid.sum()))
         self.iteration += 1
-        self.env_steps += samples
-        moved = shift_std(agent.policy, batch, math.log(config.policy.final_std_scale) * self.progress)
-        statistics = {**moved, **state_kl(agent, rollout), **update_normalizer(agent, rollout, batch)}
+        self.env_steps += steps
+        statistics = shift_std(agent.policy, batch, math.log(config.policy.final_std_scale) * self.progress, most)
+        statistics |= state_kl(agent, rollout, most) | update_normalizer(agent, rollout, batch, most)
         if step.outcome not in (Outcome.ACCEPTED, Outcome.WARMING_UP):
             log.warning("iteration %d: the policy step was rejected: %s", self.iteration, step.outcome.value)
         row: dict[str, float | str] = {
@@ -151,7 +147,7 @@ class Trainer:
             **statistics,
             **tagged("critic", fit.figures()),
             **self.source.figures(),
-            **tagged("time", clock.figures(samples)),
+            **tagged("time", clock.figures(steps)),
         }
         for module in filter(None, (agent, self.source.learned)):
             ranks.check_same(fingerprint(module))

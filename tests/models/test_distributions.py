@@ -132,6 +132,23 @@ def test_metric_is_the_covariance_of_the_score(distribution, pair):
     torch.testing.assert_close(product, torch.einsum("nde,ne->nd", expected, u), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1.0, 5.0, 15.0])
+@pytest.mark.parametrize("sizes", [(2,), (4,), (3, 2)])
+def test_metric_of_nearly_certain_choices_is_right_in_float32(sizes, scale):
+    """Against p_i Σ_j p_j (u_i − u_j) in float64, where no large numbers are subtracted."""
+    distribution = Categorical(sizes)
+    y = scale * normal(500, distribution.parameter_size, seed=1, dtype=torch.float32)
+    u = 1 + 3 * normal(500, distribution.parameter_size, seed=2, dtype=torch.float32)
+    product = distribution.metric_product(y, u).double()
+    for logits, v, found in zip(
+        *(rows.split(sizes, dim=-1) for rows in (y.double(), u.double(), product)), strict=True
+    ):
+        p, differences = logits.softmax(-1), v.unsqueeze(-1) - v.unsqueeze(-2)
+        expected = p * (differences @ p.unsqueeze(-1)).squeeze(-1)
+        assert ((found - expected).norm(dim=-1) < 1e-5 * expected.norm(dim=-1)).all()
+        assert ((v * found).sum(-1) > 0).all()
+
+
 @pytest.mark.parametrize("distribution", [Categorical((4,)), Categorical((3, 2)), Bernoulli(3)])
 def test_mode_is_the_most_probable_of_all_actions(distribution):
     parameters = normal(ROWS, distribution.parameter_size, seed=1)

@@ -12,6 +12,7 @@ from trpo.models.distributions import Categorical, DiagonalGaussian
 from trpo.models.encoders import NATURE, OF_GRIDS, SMALL, Encoder, as_asked, layers_for, planes
 from trpo.models.footprint import step_bytes
 from trpo.models.mlp import unwrapped
+from trpo.models.normalizer import some
 from trpo.models.observations import ALONE, MASK, Kind, Leaf, blank, tree
 from trpo.update.statistics import take_in
 
@@ -139,12 +140,21 @@ def test_the_statistics_of_pictures_are_those_of_a_few_of_them_pixel_by_pixel():
     seen[:, 0] = 7
     take_in(agent.normalizer, seen)
     (part,) = agent.normalizer.of_pictures
-    some = seen[::4].flatten(1).double()
-    torch.testing.assert_close(part.shift, some.mean(0).float())
-    varied = some.std(0) > 0
-    torch.testing.assert_close(part.scale[varied], (1 / some.std(0, correction=0))[varied].float())
+    few = some(seen).flatten(1).double()
+    torch.testing.assert_close(part.shift, few.mean(0).float())
+    varied = few.std(0) > 0
+    torch.testing.assert_close(part.scale[varied], (1 / few.std(0, correction=0))[varied].float())
     assert (part.scale[~varied] == 1).all()
-    assert part.moments.count == 250
+    assert part.moments.count == 256
+
+
+@pytest.mark.parametrize("envs", [3, 8, 16, 64])
+def test_the_pictures_for_the_statistics_are_of_all_environments(envs):
+    """A rollout of environments each of which shows its own number."""
+    shown = some(torch.arange(envs).repeat(128)).bincount(minlength=envs)
+    assert shown.sum() == 256
+    assert shown.max() - shown.min() <= 1
+    assert len(some(torch.arange(200))) == 200
 
 
 def test_a_picture_can_be_flattened_and_then_has_statistics():

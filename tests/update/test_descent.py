@@ -10,6 +10,7 @@ from torch import nn
 from trpo.config import CriticConfig
 from trpo.models.mlp import ACTIVATIONS
 from trpo.models.networks import Critic
+from trpo.models.observations import tree
 from trpo.update import critic as critic_fit
 from trpo.update.critic import fit_critic, make_optimizer
 from trpo.update.descent import can_be_lean, descend_by_autograd, descend_lean, minibatches
@@ -171,3 +172,11 @@ def test_an_epoch_passes_once_over_all_samples_in_even_parts(samples, size, size
     epochs = torch.cat(found).view(2, samples)
     assert all(sorted(epoch.tolist()) == list(range(samples)) for epoch in epochs)
     assert samples < 5 or not torch.equal(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_minibatches_are_where_the_samples_are(parts):
+    """The device `meta` stands in for a GPU: it holds no numbers, and is not where indices are drawn."""
+    samples = torch.empty(7, 2, device="meta")
+    seen = tree({"one": samples, "other": samples}, (7,)) if parts else samples
+    assert {chosen.device.type for chosen in minibatches(seen, CONFIG, torch.Generator())} == {"meta"}

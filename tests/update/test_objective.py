@@ -3,11 +3,12 @@ import pytest
 import torch
 from oracles import DISTRIBUTIONS, normal, random_batch, random_policy, random_policy_of_parts
 
+from trpo.batch import Batch
 from trpo.models.distributions import DiagonalGaussian
 from trpo.models.normalizer import ObservationNormalizer
 from trpo.numerics.moments import moments
 from trpo.numerics.params import flatten
-from trpo.update.objective import Objective, evenly_spaced
+from trpo.update.objective import Objective, evenly_spread
 
 SAMPLES = 24
 MICRO_BATCHES = [1, 5, 8, 23, 24, 100]  # one row each; with and without a remainder; all; more than all
@@ -200,15 +201,23 @@ def test_float32_policies_get_float64_averages_and_float32_vectors():
     assert objective.gradient().dtype == objective.fisher_product(theta).dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("fraction", "rows"),
-    [
-        (1.0, list(range(10))),
-        (0.5, [0, 2, 4, 6, 8]),
-        (0.3, [0, 3, 6]),  # 0, 10/3, 20/3 rounded down
-        (0.01, [0]),  # at least one
-    ],
-)
-def test_a_subsample_is_always_the_same_evenly_spaced_rows(fraction, rows):
+@pytest.mark.parametrize(("fraction", "count"), [(1.0, 10), (0.5, 5), (0.3, 3), (0.01, 1)])  # at least one
+def test_a_subsample_is_a_share_of_the_rows_and_always_the_same(fraction, count):
     batch = random_batch(random_policy(DiagonalGaussian(2)), samples=10)
-    assert evenly_spaced(batch, fraction).tolist() == rows
+    chosen = evenly_spread(batch, fraction).tolist()
+    assert chosen == sorted(set(chosen)) == evenly_spread(batch, fraction).tolist()
+    assert len(chosen) == count
+    assert set(chosen) <= set(range(10))
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.25, 0.1])
+@pytest.mark.parametrize("envs", [1, 2, 7, 8, 16])
+def test_a_subsample_is_of_all_environments_and_of_all_times(envs, fraction):
+    """Of rows as a rollout has them, the environments one after the other at each step."""
+    steps = 1_000
+    column = torch.zeros(steps * envs, 1)
+    chosen = evenly_spread(Batch(column, column, column, column, column), fraction)
+    of_each = torch.bincount(chosen % envs, minlength=envs)
+    assert of_each.max() - of_each.min() <= 1
+    of_each_tenth = torch.bincount(chosen // envs // (steps // 10), minlength=10)
+    assert of_each_tenth.min() > 0.8 * len(chosen) / 10

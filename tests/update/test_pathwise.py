@@ -1,17 +1,19 @@
 """The pathwise surrogate: its gradient against the score function's and brute force, its units, its place in a step."""
 
 import math
+from types import SimpleNamespace
 
 import oracles
 import pytest
 import torch
-from oracles import DISTRIBUTIONS, OBSERVATION_SIZE, normal, random_batch, random_policy
+from oracles import DISTRIBUTIONS, OBSERVATION_SIZE, normal, random_batch, random_policy, random_policy_of_parts
 from torch import distributions as td
 
 from trpo.config import ActionValuesConfig, TrustRegionConfig, UserError
 from trpo.models.action_values import ActionValues, joint_actions
 from trpo.models.bounds import Clip, Tanh, clipped
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
+from trpo.models.observations import leaves_of, like
 from trpo.numerics.params import flatten
 from trpo.update.action_values import joint_index
 from trpo.update.objective import Objective
@@ -183,6 +185,19 @@ def objective_piece(objective):
     columns = {name: torch.cat([p.columns[name] for p in objective.pieces]) for name in objective.pieces[0].columns}
     first = objective.pieces[0]
     return first._replace(columns=columns)
+
+
+@pytest.mark.parametrize("name", DISCRETE)
+def test_joint_actions_are_where_a_batch_of_parts_is(name):
+    """The device `meta` stands in for a GPU: like one, it mixes with no other."""
+    policy, joint = random_policy_of_parts(DISCRETE[name]), joint_actions(DISCRETE[name])
+    batch = random_batch(policy).map(lambda column: column.to("meta"))
+    batch = batch._replace(observations=like(batch.observations, leaves_of(batch.observations)))  # names no device
+    q = torch.empty(len(batch.old_parameters), len(joint), device="meta")
+    values = SimpleNamespace(features=lambda observations: observations, mean=lambda _: q)
+    surrogate = Expected(DISCRETE[name], values, batch)
+    assert surrogate.actions.device.type == "meta"
+    assert surrogate.gain(batch.old_parameters, SimpleNamespace(columns=surrogate.columns)).device.type == "meta"
 
 
 @pytest.mark.parametrize("name", DISCRETE)

@@ -173,11 +173,15 @@ class Categorical:
         return self.mode(parameters - noise.log())
 
     def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
-        """Return p∘u − p(pᵀu) in each dimension."""
+        """Return p∘u − p(pᵀu) in each dimension, with u counted from that of the most probable choice.
+
+        What all of u have in common drops out. Where one p is nearly 1, pᵀu is nearly its u, and of the difference of
+        two such numbers only rounding would be left: in float32 the product was wrong, and uᵀMu negative.
+        """
         products = []
         for logits, part in zip(parameters.split(self.sizes, dim=-1), u.split(self.sizes, dim=-1), strict=True):
-            p = torch.softmax(logits, dim=-1)
-            products.append(p * (part - (p * part).sum(-1, keepdim=True)))
+            p, d = torch.softmax(logits, dim=-1), part - part.gather(-1, logits.argmax(-1, keepdim=True))
+            products.append(p * (d - (p * d).sum(-1, keepdim=True)))
         return torch.cat(products, dim=-1)
 
 

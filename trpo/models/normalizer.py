@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trpo.models.observations import Kind, Leaf, Observations, Spec, leaves_of, like, named
 from trpo.numerics.moments import Moments, merged
+from trpo.numerics.spread import spread
 
 Map = Callable[[Tensor], Tensor]  # rows to rows
 
@@ -110,7 +111,7 @@ class OneHotScale(nn.Module):
         return []
 
 
-MOST_PICTURES = 256  # that the statistics take in of a rollout: neighbours hardly differ, and float64 takes eight bytes
+MOST_PICTURES = 256  # of a rollout, for the statistics: an environment's next one hardly differs, and float64 is big
 RESCALED: dict[Kind, type[ObservationNormalizer | OneHotScale]] = {
     Kind.VECTOR: ObservationNormalizer,
     Kind.ONE_HOT: OneHotScale,
@@ -163,8 +164,8 @@ class LeafNormalizers(nn.Module):
 
 
 def some(leaf: Tensor) -> Tensor:
-    """Return at most `MOST_PICTURES` evenly spaced rows of a leaf (N, …)."""
-    return leaf[:: max(1, math.ceil(len(leaf) / MOST_PICTURES))]
+    """Return at most `MOST_PICTURES` rows of a leaf (N, …), of all times and of all environments."""
+    return leaf if len(leaf) <= MOST_PICTURES else leaf[spread(len(leaf), MOST_PICTURES, leaf.device)]
 
 
 def rows_of(leaf: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from trpo.system.imports import named_object
 
 ROWS = 5  # of the observations that a network is tried on
 SMALL = 1e-2  # a step whose square does not show, and whose difference is above the rounding of float32
+BYTES = {Kind.IMAGE: 256, Kind.GRID: 2}  # how many different ones a network is tried on
 Sizes = int | tuple[int, ...] | dict[str, tuple[int, ...]]
 
 
@@ -88,15 +89,18 @@ def seeded(generator: torch.Generator, make: Callable[[], Any]) -> Any:
 
 
 def trial(spec: Spec) -> Observations:
-    """Return some rows of observations to try a network on: numbers near 1, bytes where they are kept as such."""
+    """Return some rows of observations to try a network on: numbers near 1, bytes where they are kept as such.
+
+    Grids of bytes are of 0 and 1: a network may look their numbers up in a table, whose length nobody says.
+    """
     generator = torch.Generator().manual_seed(0)
     leaves: dict[str, Tensor] = {}
     for name, leaf in named(spec).items():
         shape = (ROWS, *leaf.kept)
         if leaf.kind is Kind.MASK:
             leaves[name] = torch.ones(shape, dtype=torch.bool)
-        elif leaf.kind is Kind.IMAGE and leaf.bytes == 1:
-            leaves[name] = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        elif leaf.kind in BYTES and leaf.bytes == 1:
+            leaves[name] = torch.randint(BYTES[leaf.kind], shape, generator=generator, dtype=torch.uint8)
         else:
             leaves[name] = torch.randn(shape, generator=generator)
     return leaves[ALONE] if isinstance(spec, Leaf) else tree(leaves, (ROWS,))

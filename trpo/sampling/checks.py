@@ -15,10 +15,16 @@ def check_finite(signal: str, values: np.ndarray, numbers: range, step: int) -> 
         )
 
 
-def check_masks(possible: np.ndarray, numbers: range, step: int) -> None:
-    """Raise `RuntimeError` naming an environment in which nothing is possible (B,), though its episode goes on."""
+def check_masks(masks: np.ndarray, sizes: tuple[int, ...], over: np.ndarray, numbers: range, step: int) -> None:
+    """Raise `RuntimeError` naming an environment that allows nothing in some dimension of its actions.
+
+    Masks (B, Σ sizes) have the choices of one dimension after those of the other; `over` says whose episode is (B,).
+    """
+    firsts = np.cumsum((0, *sizes[:-1]))
+    possible = np.logical_or.reduceat(masks, firsts, axis=1).all(1) | over
+    where = " in one dimension" if len(sizes) > 1 else ""
     for environment in np.flatnonzero(~possible).tolist():
         raise RuntimeError(
             f"environment {numbers[environment]} allows no action after its step {step} of this run: its {MASK} is all "
-            "zeros, and its episode has not ended"
+            f"zeros{where}, and its episode has not ended"
         )

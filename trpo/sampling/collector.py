@@ -104,6 +104,8 @@ class Collector:
     def _noise(self, agent: Agent) -> Tensor:
         """Draw for the environments of all ranks and return the rows of ours: they are the same on any rank.
 
+        But for a rank that had to go on alone, as all of its rows were resets: it has drawn more than the others since.
+
         With a correlation, ε ← ρε + √(1 − ρ²)ξ, ξ drawn anew, on through the ends of episodes. Each ε is standard
         normal, so log-probs and KL stay those of the policy; the gradient overlooks what a state tells about ε
         (Hollenstein, Martius and Piater 2023, arXiv:2312.11091, likewise, with other spectra).

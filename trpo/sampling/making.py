@@ -18,7 +18,7 @@ from trpo.config import EnvConfig, UserError, first_line
 from trpo.models.observations import MASK
 from trpo.sampling.infos import told
 from trpo.sampling.interface import Interface, make_interface
-from trpo.sampling.masks import MASKABLE, with_mask
+from trpo.sampling.masks import MASKABLE, SOURCES, with_mask
 from trpo.sampling.missing import import_package, why
 from trpo.sampling.pool import Pool, has
 from trpo.sampling.pool_env import PoolEnv, only_in_envpool
@@ -142,6 +142,7 @@ def make_vector_entry_point(config: EnvConfig) -> VectorEnv:
 
 def check_environment(config: EnvConfig) -> Interface:
     """Return the interface of the configured environment, made once and closed, or raise `UserError`."""
+    SOURCES.clear()  # an id may name another environment than it did in the last run of this process
     with warnings_if_made(), contextlib.closing(make_env(config)) as env:
         if config.backend == "vector":
             with contextlib.closing(make_vector_entry_point(config)) as envs:

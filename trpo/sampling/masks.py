@@ -17,14 +17,14 @@ from trpo.models.observations import ALONE, MASK
 
 INFO, METHOD = "info", "action_masks"  # where masks are said; the method is sb3-contrib's
 MASKABLE = (spaces.Discrete, spaces.MultiDiscrete)
-SOURCES: dict[str, str] = {}  # what was found out in this process, by environment
+SOURCES: dict[str, str] = {}  # what was found out in this process since a run was last checked, by environment
 
 
 def with_mask(env: gymnasium.Env, key: str, make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
     """Return an environment with its masks in its observations, if it says them anywhere else.
 
-    To see what is in the info of a reset, another environment is made and reset, once in a process for each `key`:
-    that leaves the random numbers of `env` alone. Raises `UserError` for masks that are not of single choices.
+    To see what is in the info of a reset, another environment is made and reset, once in a run and process for each
+    `key`: that leaves the random numbers of `env` alone. Raises `UserError` for masks that are not of single choices.
     """
     if not isinstance(env.action_space, MASKABLE) or has_own_mask(env):
         return env

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trpo.batch import by_parts
 from trpo.config import CriticConfig
 from trpo.models.networks import Critic
 from trpo.system import ranks
@@ -36,11 +37,14 @@ def fit_critic(
     returns: Tensor,
     config: CriticConfig,
     generator: torch.Generator,
+    *,
+    micro_batch: int = 0,
 ) -> FitInfo:
     """Regress the critic on `returns` (N,) at `observations` (N, O), in place, and return how well it went.
 
     Every epoch passes once over all samples in a new order drawn from `generator`. Several ranks take their steps
-    together, each with its share of the minibatch. Raises `FloatingPointError` if a loss is not finite, before any
+    together, each with its share of the minibatch. The passes that say how well are over `micro_batch` samples at most;
+    0 for all. Raises `FloatingPointError` if a loss is not finite, before any
     parameter is.
 
     >>> import torch
@@ -57,18 +61,19 @@ def fit_critic(
     """
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate
-    before = assess(critic, observations, returns)
+    before = assess(critic, observations, returns, micro_batch)
     check_finite("loss", before[0], returns)
     descend = descend_lean if can_be_lean(critic, optimizer) else descend_by_autograd  # the same steps, to rounding
     descend(critic, optimizer, observations, returns, config, generator)
-    after = assess(critic, observations, returns)
+    after = assess(critic, observations, returns, micro_batch)
     return FitInfo(before[0], after[0], before[1], after[1])
 
 
 @torch.no_grad()
-def assess(critic: Critic, observations: Tensor, returns: Tensor) -> tuple[float, float | None]:
+def assess(critic: Critic, observations: Tensor, returns: Tensor, micro_batch: int = 0) -> tuple[float, float | None]:
     """Return the mean squared error and the explained variance 1 − Var[G − V] / Var[G]."""
-    _, mean, variance = ranks.moments_of(torch.stack([returns - critic(observations), returns], dim=1))
+    values = by_parts(critic, observations, micro_batch)
+    _, mean, variance = ranks.moments_of(torch.stack([returns - values, returns], dim=1))
     unexplained, all_variance = variance.tolist()
     explained = 1 - unexplained / all_variance if all_variance > 0 else None
     return unexplained + float(mean[0]) ** 2, explained

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trpo.config import CriticConfig
 from trpo.models.memory import whole_segments
 from trpo.models.networks import Critic
-from trpo.models.observations import Observations
+from trpo.models.observations import Observations, leaves_of
 from trpo.numerics.perceptron import Perceptron, is_listened_to, is_perceptron, joined
 from trpo.system import ranks
 from trpo.system.threads import single_thread
@@ -32,8 +32,9 @@ def minibatches(samples: Observations, config: CriticConfig, generator: torch.Ge
     units = len(samples) if segments is None else len(segments)
     counts = ranks.gathered(torch.tensor([len(samples), units]))
     steps = min(math.ceil(int(counts[:, 0].sum()) / config.minibatch_size), int(counts[:, 1].max()))  # per epoch
+    device = next(iter(leaves_of(samples).values())).device  # a tree names none of its own
     for _ in range(config.epochs):
-        order = torch.randperm(units, generator=generator).to(samples.device)
+        order = torch.randperm(units, generator=generator).to(device)
         for chosen in order.tensor_split(steps):
             yield chosen if segments is None else torch.cat([chosen[:0], *(segments[i] for i in chosen.tolist())])
 

@@ -19,6 +19,7 @@ from trpo.models.networks import Policy
 from trpo.numerics.fisher import Product, gauss_newton_product, hessian_product
 from trpo.numerics.line_search import Evaluation
 from trpo.numerics.params import flatten, forward_at
+from trpo.numerics.spread import spread
 from trpo.system import ranks
 from trpo.update.surrogates import Piece, Score, Surrogate, pieces
 
@@ -86,9 +87,9 @@ class Objective:
         return self.divergence(self.parameters(theta, piece.observations), piece).sum() / self.samples
 
     def surrogate_gain(self, theta: Tensor) -> Tensor:
-        """Return L(θ) − L(θ_old), a float64 scalar that can be differentiated any number of times."""
-        gains = [self.gain(self.parameters(theta, piece.observations), piece) for piece in self.pieces]
-        return torch.cat(gains).mean()
+        """Return this rank's share of L(θ) − L(θ_old), a float64 scalar that can be differentiated as often as `kl`."""
+        gains = [self.gain(self.parameters(theta, piece.observations), piece).sum() for piece in self.pieces]
+        return torch.stack(gains).sum() / self.samples
 
     @torch.no_grad()
     def evaluate(self, theta: Tensor) -> Evaluation:
@@ -157,13 +158,13 @@ class Objective:
         return self._linearize(self.pieces[0])
 
 
-def evenly_spaced(batch: Batch, fraction: float) -> Tensor:
-    """Return the indices of round(fraction · N) evenly spaced rows of a batch, at least one; always the same ones.
+def evenly_spread(batch: Batch, fraction: float) -> Tensor:
+    """Return the indices of round(fraction · N) rows of a batch, at least one; always the same ones.
 
-    With memory they are those of as large a share of its segments.
+    They are of all times and of all environments; with memory those of as large a share of its segments.
     """
     segments = whole_segments(batch.observations)
     samples = len(batch.old_parameters) if segments is None else len(segments)
     count = max(1, round(fraction * samples))
-    chosen = torch.arange(count, device=batch.old_parameters.device) * samples // count
+    chosen = spread(samples, count, batch.old_parameters.device)
     return chosen if segments is None else torch.cat([segments[i] for i in chosen.tolist()])

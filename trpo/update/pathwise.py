@@ -74,7 +74,7 @@ class Expected:
     def __init__(self, distribution: Distribution, values: ActionValues, batch: Batch) -> None:
         actions = joint_actions(distribution)
         assert actions is not None
-        self.distribution, self.actions = distribution, actions.to(batch.observations.device)
+        self.distribution, self.actions = distribution, actions.to(batch.old_parameters.device)
         with torch.no_grad():
             worth = values.mean(values.features(batch.observations))
             before = joint_log_probs(distribution, batch.old_parameters, self.actions).exp()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from trpo.batch import Batch, Rollout
+from trpo.batch import Batch, Rollout, by_parts
 from trpo.models.agent import Agent
 from trpo.models.distributions import DiagonalGaussian
 from trpo.models.gaussian_policies import Gaussian
@@ -26,7 +26,7 @@ def update_reward_scale(agent: Agent, rollout: Rollout, discounted: Tensor, *, g
 
 
 @torch.no_grad()
-def state_kl(agent: Agent, rollout: Rollout) -> dict[str, float]:
+def state_kl(agent: Agent, rollout: Rollout, micro_batch: int = 0) -> dict[str, float]:
     """Return the KL that the carried state makes: it is what θ_k remembers, and θ_{k+1} would remember something else.
 
     Nothing bounds it, as nothing bounds `normalizer_kl`. The policy as it is after the step meets the observations that
@@ -38,8 +38,9 @@ def state_kl(agent: Agent, rollout: Rollout) -> dict[str, float]:
         return {}
     last = agent.normalize(rollout.last_observations)
     over = (rollout.terminated | rollout.truncated | ~rollout.valid)[-1]
-    ends = memory.ends(agent.normalize(rollout.observations.flatten(0, 1))).unflatten(0, rollout.rewards.shape)[-1]
-    own = like(last, {**leaves_of(last), POLICY_STATE: torch.where(over.unsqueeze(-1), 0.0, ends)})
+    ends = by_parts(memory.ends, agent.normalize(rollout.observations.flatten(0, 1)), micro_batch)
+    own_state = torch.where(over.unsqueeze(-1), 0.0, ends.unflatten(0, rollout.rewards.shape)[-1])
+    own = like(last, {**leaves_of(last), POLICY_STATE: own_state})
     kl = agent.policy.distribution.kl(agent.policy(last), agent.policy(own)).mean()
     return {"trust_region/state_kl": float(ranks.mean(kl.unsqueeze(0), len(over)))}
 
@@ -51,13 +52,13 @@ def take_in(normalizer: Normalizer, observations: Observations) -> None:
 
 
 @torch.no_grad()
-def shift_std(policy: Policy, batch: Batch, shift: float) -> dict[str, float]:
+def shift_std(policy: Policy, batch: Batch, shift: float, micro_batch: int = 0) -> dict[str, float]:
     """Move what is added to log σ to `shift`; return the KL that this makes, which no bound covers, if there is one."""
     if not isinstance(policy, Gaussian) or shift == float(policy.shift):
         return {}
-    before = policy(batch.observations)
+    before = by_parts(policy, batch.observations, micro_batch)
     policy.shift.fill_(shift)
-    kl = policy.distribution.kl(before, policy(batch.observations)).mean()
+    kl = policy.distribution.kl(before, by_parts(policy, batch.observations, micro_batch)).mean()
     return {"trust_region/sigma_kl": float(ranks.mean(kl.unsqueeze(0), len(before)))}
 
 
@@ -77,15 +78,15 @@ def entropy(agent: Agent, parameters: Tensor, actions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def update_normalizer(agent: Agent, rollout: Rollout, batch: Batch) -> dict[str, float]:
+def update_normalizer(agent: Agent, rollout: Rollout, batch: Batch, micro_batch: int = 0) -> dict[str, float]:
     """Move the observation statistics; return the policy's figures and the KL that the move caused."""
     policy, normalizer = agent.policy, agent.normalizer
-    before = policy(batch.observations)
+    before = by_parts(policy, batch.observations, micro_batch)
     means = {"policy/entropy": entropy(agent, before, batch.actions).mean()}
     if normalizer is not None and agent.has_statistics:
         observations = rollout.observations[rollout.valid]
         take_in(normalizer, observations)
-        after = policy(normalizer(observations))
+        after = by_parts(lambda rows: policy(normalizer(rows)), observations, micro_batch)
         means["trust_region/normalizer_kl"] = policy.distribution.kl(before, after).mean()
     least = {}
     if isinstance(policy.distribution, DiagonalGaussian):

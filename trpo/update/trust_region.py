@@ -18,7 +18,7 @@ from trpo.models.networks import Policy
 from trpo.numerics.conjugate_gradient import Solution, Stop, conjugate_gradient, dot
 from trpo.numerics.line_search import Evaluation, Search, full_step, line_search
 from trpo.numerics.params import assign
-from trpo.update.objective import Objective, evenly_spaced
+from trpo.update.objective import Objective, evenly_spread
 from trpo.update.step_info import (
     REJECTIONS,
     Outcome,
@@ -115,7 +115,7 @@ def solve(
 ) -> tuple[Solution, float]:
     """Return x ≈ (F + damping·I)⁻¹g and the damping: F over `fisher_fraction` of the batch, always the same rows."""
     if config.fisher_fraction < 1.0:
-        rows = evenly_spaced(batch, config.fisher_fraction)
+        rows = evenly_spread(batch, config.fisher_fraction)
         objective = Objective(
             policy, batch, objective.surrogate, fisher=config.fisher, micro_batch=config.micro_batch, rows=rows
         )

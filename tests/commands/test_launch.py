@@ -15,6 +15,8 @@ from trpo.commands.resume import Plan
 from trpo.commands.train import train
 from trpo.config import Config, UserError
 
+SHORT = ("run.total_steps=32", "run.evaluation_episodes=0")
+
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
@@ -164,6 +166,15 @@ def test_tasks_of_ones_own_come_from_a_directory(elsewhere):
     assert train_tiny("run", "run.evaluation_episodes=0", task="own", flags=["--config-dir", "mine"]) == 0
     loaded = load_config(elsewhere / "run" / "config.yaml")
     assert (loaded.env.id, loaded.seed) == ("Acrobot-v1", 9)
+
+
+@pytest.mark.parametrize("name", ["josé", "o'brien", "a (b)", "x, y=[z]", "end\\"])
+def test_a_directory_of_ones_own_tasks_may_be_called_anything(name, elsewhere, monkeypatch):
+    (elsewhere / name / "mine" / "task").mkdir(parents=True)
+    (elsewhere / name / "mine" / "task" / "own.yaml").write_text("# @package _global_\nenv: {id: Acrobot-v1}\n")
+    monkeypatch.chdir(elsewhere / name)  # of which a relative path is part, too
+    assert train_tiny("run", *SHORT, task="own", flags=["--config-dir", "mine"]) == 0
+    assert load_config(Path("run", "config.yaml")).env.id == "Acrobot-v1"
 
 
 def test_composing_makes_nothing(elsewhere):

@@ -12,6 +12,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from trpo.commands.notation import quoted
 from trpo.commands.resume import GROUPS
 from trpo.commands.schema import make_schema
 from trpo.config import Config, UserError, first_line
@@ -34,7 +35,7 @@ def compose_jobs(overrides: list[str], config_dir: str | None, *, multirun: bool
         jobs = BasicSweeper.split_arguments(parsed, None)[0] if multirun else [list(overrides)]
         if config_dir and not Path(config_dir).is_dir():
             raise UserError(f"--config-dir: there is no directory {config_dir}")
-        search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+        search = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3", job_name="trpo"):
             return [hydra.compose("config", job + search, return_hydra_config=True) for job in jobs]
     except (HydraException, OmegaConfBaseException, ValueError) as error:

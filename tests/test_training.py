@@ -54,7 +54,7 @@ def test_a_callback_sees_each_iteration_and_acts_with_the_agent_without_moving_a
 
 @pytest.mark.parametrize("answer", [False, 0, np.False_])
 def test_a_callback_that_returns_false_ends_the_run_saved(answer, tmp_path):
-    keys = {**KEYS, "run.total_steps": 960, "hydra.run.dir": tmp_path / "run"}
+    keys = {**KEYS, "run.total_steps": 960, "hydra.run.dir": tmp_path / "o'brien, josé"}
     run = trpo.train(task="cartpole", callback=lambda row, agent: answer if row["iteration"] == 2 else True, **keys)
     assert (run.summary["exit_reason"], run.summary["env_steps"]) == ("stopped", 96)
     assert run.agent.env_steps == 96

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shlex
 import sys
 
 import gymnasium
@@ -78,7 +79,11 @@ MISTAKES = [
     (["task=cartpole", "~task"], ["~task"]),
     (["task=cartpole", "seed"], ["'seed'", "KEY=VALUE", "did you mean seed=VALUE?"]),
     (["task=cartpole", "=3"], ["unknown key ''"]),
-    (["task=cartpole", "seed=[1,"], ["[1,"]),
+    (["task=cartpole", "seed=[1,"], ["[1,", "brackets must be closed"]),
+    (["run.resume=it's ü"], ["run.resume=it's ü", "need quotes", r'''"run.resume='it\'s ü'"''']),
+    (["task=cartpole", "run.init_from=(a) b"], ["need quotes", """"run.init_from='(a) b'\""""]),
+    (["task=cartpole", "run.init_from='it's'"], ["need quotes", r'''"run.init_from='it\'s'"''']),
+    (["task=cartpole", "run.init_from=é`"], ["need quotes", shlex.quote("run.init_from='é`'")]),
     (["task=cartpole", "env.num_envs=${no.such.key}"], ["no.such.key"]),
     (["task=cartpole", "hydra.run.dir=${no.such.key}"], ["no.such.key"]),
     (["task=cartpole", "seed=1,2"], ["seed=1,2", "-m"]),

@@ -12,7 +12,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from trpo.commands.notation import quoted
+from trpo.commands.notation import not_readable, quoted
 from trpo.commands.resume import GROUPS
 from trpo.commands.schema import make_schema
 from trpo.config import Config, UserError, first_line
@@ -61,6 +61,8 @@ def one_line(error: BaseException) -> str:
         return f"there is no {missing[1]} {missing[2]!r}; {missing[1]}s: {', '.join(choices(missing[1]))}"
     if isinstance(error, OverrideParseException) and "=" not in error.override:
         return not_an_override(error.override)
+    if isinstance(error, OverrideParseException) and (words := not_readable(error.override, str(error))):
+        return words
     if (new := re.match(r"Could not override '(.*?)'", str(error))) and (mapping := mapping_of(new[1])):
         return f"{mapping} has no {new[1].removeprefix(mapping + '.')!r} yet: +{new[1]}=VALUE adds it"
     launcher = re.search(r"Could not find 'hydra/launcher/(\w+)'", str(error))
@@ -120,8 +122,7 @@ def setting(key: str, directory: Path) -> str:
     path = str(directory)
     if re.fullmatch(r"[\w.=+-]*/[\w./=+-]*", path, re.ASCII):  # without a slash it may be a number
         return f"{key}={path}"
-    quoted = path.replace("'", r"\'")
-    return f"{key}='{quoted}'"
+    return f"{key}={quoted(path)}"
 
 
 def choices(group: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_runs import TINY, checkpoints, everything_below, fingerprints, summary, train_tiny
+from tiny_runs import TINY, checkpoints, everything_below, fingerprints, refusal, summary, train_tiny
 
 from trpo.commands import jobs, launch
 from trpo.commands.compose import compose_jobs, load_config, register_schema, slug, to_config
@@ -175,6 +175,25 @@ def test_a_directory_of_ones_own_tasks_may_be_called_anything(name, elsewhere, m
     monkeypatch.chdir(elsewhere / name)  # of which a relative path is part, too
     assert train_tiny("run", *SHORT, task="own", flags=["--config-dir", "mine"]) == 0
     assert load_config(Path("run", "config.yaml")).env.id == "Acrobot-v1"
+
+
+# What a task file of one's own holds, and what the one line says of it.
+MISTAKES_IN_TASKS = {
+    "a bracket": ("env: {id: [\nseed: 3\n", "mine/task/own.yaml, line 3: expected ',' or ']'"),
+    "a tab": ("env:\n\tid: CartPole-v1\n", "mine/task/own.yaml, line 2: found character"),
+    "a key twice": ("seed: 1\nseed: 2\n", "mine/task/own.yaml, line 2: found duplicate key seed"),
+    "a control character": ("env: \x01\n", "mine/task/own.yaml"),
+    "no mapping": ("7\n", "Invalid loaded object type"),
+    "a sweep": ("# @package _global_\nhydra: {sweeper: {params: {seed: '0,1'}}}\n", "as in -m seed=0,1"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:provider=hydra.searchpath:UserWarning")
+@pytest.mark.parametrize(("text", "said"), MISTAKES_IN_TASKS.values(), ids=MISTAKES_IN_TASKS)
+def test_a_mistake_in_a_task_of_ones_own_is_one_line(text, said, elsewhere):
+    (elsewhere / "mine" / "task").mkdir(parents=True)
+    (elsewhere / "mine" / "task" / "own.yaml").write_text(text)
+    assert said in refusal(train, "-m", "--config-dir", "mine", "task=own", "env.id=CartPole-v1")
 
 
 def test_composing_makes_nothing(elsewhere):

@@ -92,6 +92,8 @@ MISTAKES = [
     (["-m", "task=cartpole,acrobot", "env.num_envs=4,0"], ["env.num_envs", "at least 1"]),
     (["-m", "task=cartpole", "seed=0,1", "run.total_steps=1", "hydra.sweep.subdir=same"], ["same"]),
     (["task=cartpole", "hydra.no_such_key=1"], ["hydra.no_such_key"]),
+    (["-m", "task=cartpole", "+hydra.sweeper.params.seed=0,1"], ["hydra.sweeper.params", "-m seed=0,1"]),
+    (["-m", "task=cartpole", "hydra.sweeper.params={seed: 1}"], ["hydra.sweeper.params", "-m seed=0,1"]),
     (["task=cartpole", "--config-dir", "missing"], ["missing"]),
     (["task=cartpole", "--config-name", "other"], ["--config-name"]),
     (["task=cartpole", "--no-such-flag"], ["--no-such-flag"]),

@@ -166,7 +166,7 @@ def test_damage_is_told_and_the_rest_is_read(run, capsys):
     assert "metrics.jsonl is damaged at line" in capsys.readouterr().err
 
 
-def test_what_makes_no_card_is_refused_in_one_line(run):
+def test_what_makes_no_card_is_refused_in_one_line(run, trained):
     (run.parent / "empty").mkdir()
     (run.parent / "mine.md").write_text("mine")
     assert "there is no directory nowhere" in refusal(card, "nowhere")
@@ -174,6 +174,13 @@ def test_what_makes_no_card_is_refused_in_one_line(run):
     assert "mine.md exists already; --force" in refusal(card, "run", "-o", "mine.md")
     assert "--stochastic needs --episodes" in refusal(card, "run", "--stochastic")
     assert "--episodes must be at least 1" in refusal(card, "run", "--episodes", "0")
+    for name in ("overrides.yaml", "config.yaml"):
+        (run / name).write_bytes(b"- \xff\n")
+        assert f"{name} is damaged" in refusal(card, "run")
+    (run / "config.yaml").write_text("lr: 3\n")
+    assert "is no configuration of a run" in refusal(card, "run")
+    for name in ("overrides.yaml", "config.yaml"):
+        shutil.copy(trained / name, run / name)
     (run / "metrics.jsonl").write_text("")
     assert "has no iteration yet" in refusal(card, "run")
     assert (run.parent / "mine.md").read_text() == "mine"

@@ -55,6 +55,8 @@ def check_override(override: Override, *, multirun: bool) -> None:
         raise UserError(f"{override.input_line}: keys cannot be removed, only set")
     if override.is_sweep_override() and not multirun:
         raise UserError(f"{override.input_line} has several values: add -m for a sweep")
+    if name == "run.resume" and override.is_sweep_override():
+        raise UserError(f"{override.input_line}: runs go on one by one, and a sweep by run.resume=auto")
     if name.startswith(SWEEPER):
         raise UserError(NOT_CHECKED)
     if name in GROUPS and override.value() is None:

@@ -19,13 +19,24 @@ from trpo.sampling.remarks import remarks
 from trpo.system import ranks
 
 
-def resumed_directory(overrides: list[str]) -> Path | None:
-    """Return the run directory that `run.resume` names: it is where the run goes on, so Hydra must be told."""
+def resumed_directory(overrides: list[str], *, multirun: bool = False) -> Path | None:
+    """Return the run directory that `run.resume` names: it is where the run goes on, so Hydra must be told.
+
+    Raises `UserError` if it is none, and for whoever seems to want that the run goes on elsewhere.
+    """
     text = typed_text(overrides, "run.resume")
     if text in ("", AUTO):
         return None
+    if multirun:
+        raise UserError(f"run.resume={text} is one run: leave -m out, or go on with a sweep by run.resume=auto")
     directory = Path(text)
     run_directory.check_is_run(directory)
+    other = typed_text(overrides, "hydra.run.dir")
+    if other and Path(other).resolve() != directory.resolve():
+        raise UserError(
+            f"run.resume={text} goes on in {text} itself: leave hydra.run.dir={other} out, "
+            f"or start a run there as its agent, with run.init_from={text}"
+        )
     return directory
 
 

@@ -172,6 +172,8 @@ def test_what_makes_no_card_is_refused_in_one_line(run, trained):
     assert "there is no directory nowhere" in refusal(card, "nowhere")
     assert "is not a run directory" in refusal(card, "empty")
     assert "mine.md exists already; --force" in refusal(card, "run", "-o", "mine.md")
+    for file in ("mine.md/card.md", "/proc/card.md", f"{'x' * 255}"):
+        assert f"trpo-card: {file} cannot be written: " in refusal(card, "run", "-o", file)
     assert "--stochastic needs --episodes" in refusal(card, "run", "--stochastic")
     assert "--episodes must be at least 1" in refusal(card, "run", "--episodes", "0")
     for name in ("overrides.yaml", "config.yaml"):

@@ -8,7 +8,8 @@ from trpo.commands.evaluate import describe, evaluate_run
 from trpo.commands.exit_codes import command, refuse
 from trpo.config import UserError
 from trpo.record import run_directory
-from trpo.record.files import check_target, write_atomically
+from trpo.record.files import write_atomically
+from trpo.record.targets import check_target
 
 README = "README.md"  # where the Hub looks for a card
 

@@ -7,6 +7,7 @@ from trpo.models.action_values import action_values_for
 from trpo.models.agent import Agent, load_agent
 from trpo.record import checkpoint
 from trpo.record.mirror import check_installed
+from trpo.record.targets import check_room
 from trpo.sampling.interface import Interface
 from trpo.sampling.making import check_environment
 from trpo.system.device import resolve_device
@@ -16,12 +17,14 @@ from trpo.trainer import agent_for
 def check_can_start(config: Config, interfaces: dict[str, Interface], *, resume: bool = False) -> Agent:
     """Return an agent as the run would make it.
 
-    Raises `UserError` for a device or a package that is not there, for an environment, spaces or networks that do not
-    go together, and for another run's agent that does not fit. `interfaces` remembers environments from one job to the
-    next.
+    Raises `UserError` for a device, a package or a room that is not there, for an environment, spaces or networks that
+    do not go together, and for another run's agent that does not fit. `interfaces` remembers environments from one job
+    to the next.
     """
     if config.record.wandb:
         check_installed()
+    if fallback := config.run.fallback_directory:
+        check_room(Path(fallback), f"run.fallback_directory={fallback}")
     resolve_device(config)
     if (environment := repr(config.env)) not in interfaces:
         interfaces[environment] = check_environments(config.env)

@@ -58,6 +58,8 @@ MISTAKES = [
     (["task=cartpole", "normalize.rewards=perhaps"], ["normalize.rewards", "perhaps"]),
     (["task=cartpole", "policy.hidden_sizes=wide"], ["policy.hidden_sizes", "wide"]),
     (["task=cartpole", "policy.hidden_sizes=[64,0]"], ["policy.hidden_sizes", "at least 1"]),
+    (["task=cartpole", f"policy.hidden_sizes=[{10**8},{10**8}]"], ["the memory", "policy.hidden_sizes=[10000000"]),
+    (["task=cartpole", f"critic.hidden_sizes=[{10**12},{10**12}]"], ["the memory", "critic.hidden_sizes=[10000000"]),
     (
         ["task=cartpole", "trust_region.max_kl=-0.01"],
         ["trust_region.max_kl", "at least 0 and at most 100", "got -0.01"],

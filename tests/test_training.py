@@ -5,6 +5,7 @@ import json
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -135,6 +136,22 @@ VALUES = st.recursive(
 def test_a_value_is_written_so_that_it_is_read_again(value):
     (override,) = OverridesParser.create().parse_overrides([f"key={written(value)}"])
     assert plain(override.value()) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.array([8, 4]), "[8, 4]"),
+        (torch.tensor([0.5]), "[0.5]"),
+        (np.array([["a", "b c"]]), "[[a, 'b c']]"),
+        (np.float64(0.5), "0.5"),
+        (torch.tensor(3), "3"),
+        (np.True_, "true"),
+        ((np.int64(3), np.array([1])), "[3, [1]]"),
+    ],
+)
+def test_numbers_and_arrays_are_written_as_those_of_python(value, text):
+    assert written(value) == text
 
 
 def plain(value):

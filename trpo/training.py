@@ -128,8 +128,8 @@ def typed(key: str, value: Any) -> Iterator[str]:
 
 def written(value: Any) -> str:
     """Return a value in Hydra's notation of overrides."""
-    if hasattr(value, "item"):  # of NumPy or torch
-        value = value.item()
+    if hasattr(value, "tolist"):  # of NumPy or torch: numbers and arrays
+        value = value.tolist()
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):

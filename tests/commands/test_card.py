@@ -133,6 +133,16 @@ def test_the_command_of_the_card_makes_the_same_run(run, capsys):
     assert str(run) not in text
 
 
+@pytest.mark.filterwarnings("ignore:provider=hydra.searchpath:UserWarning")
+def test_the_command_of_the_card_says_that_a_task_of_ones_own_has_a_directory(run, capsys):
+    (run.parent / "mine" / "task").mkdir(parents=True)
+    (run.parent / "mine" / "task" / "own.yaml").write_text("# @package _global_\nenv: {id: CartPole-v1}\n")
+    assert train_tiny("own", *WITHOUT, task="own", flags=["--config-dir", "mine"]) == 0
+    capsys.readouterr()
+    _, text = written(capsys, "own", file="own/README.md")
+    assert re.search(r"^trpo-train --config-dir DIR task=own ", text, re.MULTILINE)
+
+
 def test_versions_and_commit_are_those_of_the_run(run, capsys):
     _, text = written(capsys, "run")
     told = summary(run)

@@ -5,6 +5,7 @@ import json
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -54,7 +55,7 @@ def test_a_callback_sees_each_iteration_and_acts_with_the_agent_without_moving_a
 
 @pytest.mark.parametrize("answer", [False, 0, np.False_])
 def test_a_callback_that_returns_false_ends_the_run_saved(answer, tmp_path):
-    keys = {**KEYS, "run.total_steps": 960, "hydra.run.dir": tmp_path / "run"}
+    keys = {**KEYS, "run.total_steps": 960, "hydra.run.dir": tmp_path / "o'brien, josé"}
     run = trpo.train(task="cartpole", callback=lambda row, agent: answer if row["iteration"] == 2 else True, **keys)
     assert (run.summary["exit_reason"], run.summary["env_steps"]) == ("stopped", 96)
     assert run.agent.env_steps == 96
@@ -149,6 +150,22 @@ VALUES = st.recursive(
 def test_a_value_is_written_so_that_it_is_read_again(value):
     (override,) = OverridesParser.create().parse_overrides([f"key={written(value)}"])
     assert plain(override.value()) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.array([8, 4]), "[8, 4]"),
+        (torch.tensor([0.5]), "[0.5]"),
+        (np.array([["a", "b c"]]), "[[a, 'b c']]"),
+        (np.float64(0.5), "0.5"),
+        (torch.tensor(3), "3"),
+        (np.True_, "true"),
+        ((np.int64(3), np.array([1])), "[3, [1]]"),
+    ],
+)
+def test_numbers_and_arrays_are_written_as_those_of_python(value, text):
+    assert written(value) == text
 
 
 def plain(value):

@@ -18,8 +18,9 @@ from trpo.models.normalizer import LeafNormalizers, Normalizer, ObservationNorma
 from trpo.models.observations import ALONE, MASK, Leaf
 from trpo.models.recall import Remembered
 from trpo.record import exports
-from trpo.record.files import check_target, write_atomically
+from trpo.record.files import write_atomically
 from trpo.record.run_directory import git_commit
+from trpo.record.targets import check_target
 from trpo.sampling.description import as_json
 from trpo.sampling.inputs import ACTION, InputEncoder, Inputs, after, drawn
 from trpo.trained import TrainedAgent
@@ -122,8 +123,8 @@ def export(agent: TrainedAgent, path: str | Path, *, force: bool = False) -> Exp
     """Write the policy of an agent as one file, `.onnx` or `.pt2`, and return how far it is from the agent.
 
     It is compared with the agent on random observations before it is written, by ONNX Runtime if that is installed.
-    Raises `UserError`, and writes nothing, if the file exists and not `force`, for another suffix, if a package is
-    missing, and if the agent and its file are not the same.
+    Raises `UserError`, and writes nothing, if the file exists and not `force`, or cannot be written, for another
+    suffix, if a package is missing, and if the agent and its file are not the same.
     """
     file = Path(path)
     check_target(file, force=force)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from trpo import run
 from trpo.commands.compose import compose_jobs, register_schema
+from trpo.commands.notation import quoted
 from trpo.commands.plans import check_jobs, job_directory, resumed_directory
 from trpo.config import UserError
 from trpo.keys import mapping_of
@@ -127,8 +128,8 @@ def typed(key: str, value: Any) -> Iterator[str]:
 
 def written(value: Any) -> str:
     """Return a value in Hydra's notation of overrides."""
-    if hasattr(value, "item"):  # of NumPy or torch
-        value = value.item()
+    if hasattr(value, "tolist"):  # of NumPy or torch: numbers and arrays
+        value = value.tolist()
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):
@@ -139,8 +140,3 @@ def written(value: Any) -> str:
         return "[" + ", ".join(written(part) for part in value) + "]"
     text = str(value)
     return text if PLAIN.fullmatch(text) else quoted(text)
-
-
-def quoted(text: str) -> str:
-    """Return a text in Hydra's single quotes: backslashes are doubled only where a quote follows."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"

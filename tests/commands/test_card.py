@@ -133,6 +133,16 @@ def test_the_command_of_the_card_makes_the_same_run(run, capsys):
     assert str(run) not in text
 
 
+@pytest.mark.filterwarnings("ignore:provider=hydra.searchpath:UserWarning")
+def test_the_command_of_the_card_says_that_a_task_of_ones_own_has_a_directory(run, capsys):
+    (run.parent / "mine" / "task").mkdir(parents=True)
+    (run.parent / "mine" / "task" / "own.yaml").write_text("# @package _global_\nenv: {id: CartPole-v1}\n")
+    assert train_tiny("own", *WITHOUT, task="own", flags=["--config-dir", "mine"]) == 0
+    capsys.readouterr()
+    _, text = written(capsys, "own", file="own/README.md")
+    assert re.search(r"^trpo-train --config-dir DIR task=own ", text, re.MULTILINE)
+
+
 def test_versions_and_commit_are_those_of_the_run(run, capsys):
     _, text = written(capsys, "run")
     told = summary(run)
@@ -166,14 +176,23 @@ def test_damage_is_told_and_the_rest_is_read(run, capsys):
     assert "metrics.jsonl is damaged at line" in capsys.readouterr().err
 
 
-def test_what_makes_no_card_is_refused_in_one_line(run):
+def test_what_makes_no_card_is_refused_in_one_line(run, trained):
     (run.parent / "empty").mkdir()
     (run.parent / "mine.md").write_text("mine")
     assert "there is no directory nowhere" in refusal(card, "nowhere")
     assert "is not a run directory" in refusal(card, "empty")
     assert "mine.md exists already; --force" in refusal(card, "run", "-o", "mine.md")
+    for file in ("mine.md/card.md", "/proc/card.md", f"{'x' * 255}"):
+        assert f"trpo-card: {file} cannot be written: " in refusal(card, "run", "-o", file)
     assert "--stochastic needs --episodes" in refusal(card, "run", "--stochastic")
     assert "--episodes must be at least 1" in refusal(card, "run", "--episodes", "0")
+    for name in ("overrides.yaml", "config.yaml"):
+        (run / name).write_bytes(b"- \xff\n")
+        assert f"{name} is damaged" in refusal(card, "run")
+    (run / "config.yaml").write_text("lr: 3\n")
+    assert "is no configuration of a run" in refusal(card, "run")
+    for name in ("overrides.yaml", "config.yaml"):
+        shutil.copy(trained / name, run / name)
     (run / "metrics.jsonl").write_text("")
     assert "has no iteration yet" in refusal(card, "run")
     assert (run.parent / "mine.md").read_text() == "mine"

@@ -58,6 +58,12 @@ def test_a_sweep_is_refused_whose_directory_cannot_be_made(directory, said):
     assert said in refusal(train, "-m", "task=cartpole", "seed=0,1", f"hydra.sweep.dir='{directory}'")
 
 
+@pytest.mark.parametrize("directory", [directory for directory, _ in IMPOSSIBLE], ids=name_of)
+def test_a_run_is_refused_whose_fallback_cannot_be_made(directory):
+    line = refusal(train, "task=cartpole", "hydra.run.dir=run", f"run.fallback_directory='{directory}'")
+    assert f"run.fallback_directory={directory} cannot be written: " in line
+
+
 def test_one_job_that_has_no_directory_refuses_the_sweep(elsewhere):
     (elsewhere / "sweep").mkdir()
     (elsewhere / "sweep" / "1").touch()

@@ -161,6 +161,8 @@ MISTAKES = [
     (["run", "--episodes", "-3"], "--episodes must be at least 1"),
     (["run", "--seed", "-1"], "--seed"),
     (["run", "--episodes", "many"], "--episodes"),
+    (["missing", "--video", "run/config.yaml"], "--video run/config.yaml cannot be written"),
+    (["missing", "--video", "/proc/videos"], "--video /proc/videos cannot be written"),
     (["run", "--no-such-flag"], "--no-such-flag"),
     ([], "RUN_DIR"),
 ]

@@ -236,6 +236,8 @@ def test_what_cannot_be_exported_is_refused_in_one_line(made, elsewhere):
     assert "there.onnx exists already; --force" in refusal(export, run, "there.onnx")
     assert "is a directory" in refusal(export, run, "folder.pt2", "--force")
     assert "the following arguments are required: FILE" in refusal(export, run)
+    for file in ("there.onnx/policy.pt2", "/proc/policy.pt2", f"{'x' * 251}.pt2"):  # before the run is looked for
+        assert f"trpo-export: {file} cannot be written: " in refusal(export, "nowhere", file)
     assert (elsewhere / "there.onnx").read_text() == "mine"
 
 

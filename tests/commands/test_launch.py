@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_runs import TINY, checkpoints, everything_below, fingerprints, summary, train_tiny
+from tiny_runs import TINY, checkpoints, everything_below, fingerprints, refusal, summary, train_tiny
 
 from trpo.commands import jobs, launch
 from trpo.commands.compose import compose_jobs, load_config, register_schema, slug, to_config
@@ -15,6 +15,8 @@ from trpo.commands.resume import Plan
 from trpo.commands.train import train
 from trpo.config import Config, UserError
 from trpo.record import run_directory
+
+SHORT = ("run.total_steps=32", "run.evaluation_episodes=0")
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +176,34 @@ def test_tasks_of_ones_own_come_from_a_directory(elsewhere):
     assert train_tiny("run", "run.evaluation_episodes=0", task="own", flags=["--config-dir", "mine"]) == 0
     loaded = load_config(elsewhere / "run" / "config.yaml")
     assert (loaded.env.id, loaded.seed) == ("Acrobot-v1", 9)
+
+
+@pytest.mark.parametrize("name", ["josé", "o'brien", "a (b)", "x, y=[z]", "end\\"])
+def test_a_directory_of_ones_own_tasks_may_be_called_anything(name, elsewhere, monkeypatch):
+    (elsewhere / name / "mine" / "task").mkdir(parents=True)
+    (elsewhere / name / "mine" / "task" / "own.yaml").write_text("# @package _global_\nenv: {id: Acrobot-v1}\n")
+    monkeypatch.chdir(elsewhere / name)  # of which a relative path is part, too
+    assert train_tiny("run", *SHORT, task="own", flags=["--config-dir", "mine"]) == 0
+    assert load_config(Path("run", "config.yaml")).env.id == "Acrobot-v1"
+
+
+# What a task file of one's own holds, and what the one line says of it.
+MISTAKES_IN_TASKS = {
+    "a bracket": ("env: {id: [\nseed: 3\n", "mine/task/own.yaml, line 3: expected ',' or ']'"),
+    "a tab": ("env:\n\tid: CartPole-v1\n", "mine/task/own.yaml, line 2: found character"),
+    "a key twice": ("seed: 1\nseed: 2\n", "mine/task/own.yaml, line 2: found duplicate key seed"),
+    "a control character": ("env: \x01\n", "mine/task/own.yaml"),
+    "no mapping": ("7\n", "Invalid loaded object type"),
+    "a sweep": ("# @package _global_\nhydra: {sweeper: {params: {seed: '0,1'}}}\n", "as in -m seed=0,1"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:provider=hydra.searchpath:UserWarning")
+@pytest.mark.parametrize(("text", "said"), MISTAKES_IN_TASKS.values(), ids=MISTAKES_IN_TASKS)
+def test_a_mistake_in_a_task_of_ones_own_is_one_line(text, said, elsewhere):
+    (elsewhere / "mine" / "task").mkdir(parents=True)
+    (elsewhere / "mine" / "task" / "own.yaml").write_text(text)
+    assert said in refusal(train, "-m", "--config-dir", "mine", "task=own", "env.id=CartPole-v1")
 
 
 def test_composing_makes_nothing(elsewhere):

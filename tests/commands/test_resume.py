@@ -11,6 +11,7 @@ from same_runs import assert_same_run, decided, same, saved
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import checkpoints, rows, summary, train_tiny
 
+from trpo.commands.notation import quoted
 from trpo.commands.train import train
 from trpo.record import checkpoint
 from trpo.trainer import Trainer
@@ -127,10 +128,11 @@ def test_a_run_that_stopped_between_its_checkpoints_goes_on_as_if_nothing_had_ha
     assert_same_run(tmp_path / "run", whole("CartPole"))
 
 
-def test_a_run_that_a_signal_stopped_says_what_goes_on_with_it_and_that_does(tmp_path, monkeypatch, capsys):
-    run, iterate = tmp_path / "my run (short) seed=0", Trainer.iterate
+@pytest.mark.parametrize("name", ["my run (short) seed=0", "o'brien, josé", "end\\"])
+def test_a_run_that_a_signal_stopped_says_what_goes_on_with_it_and_that_does(name, tmp_path, monkeypatch, capsys):
+    run, iterate = tmp_path / name, Trainer.iterate
     monkeypatch.setattr(Trainer, "iterate", lambda trainer: (terminate(), iterate(trainer))[1])
-    assert train_tiny(f"'{run}'", *FINE) == 143
+    assert train_tiny(quoted(str(run)), *FINE) == 143
     monkeypatch.undo()
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("saved"))
     program, *arguments = shlex.split(line.removeprefix("saved; to go on: "))

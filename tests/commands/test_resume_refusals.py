@@ -160,6 +160,27 @@ def test_a_run_that_another_process_writes_is_refused_and_left_to_it(resume, run
     assert contents(run) == before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["hydra.run.dir=other"], "leave hydra.run.dir=other out"),
+        (["hydra.run.dir='the other'"], "run.init_from=run"),
+        (["-m"], "go on with a sweep by run.resume=auto"),
+        (["-m", "run.resume=run,other"], "runs go on one by one"),
+        (["-m", "seed=0,1", "hydra.sweep.dir=sweep"], "go on with a sweep by run.resume=auto"),
+    ],
+)
+def test_a_run_goes_on_where_it_is_and_alone(arguments, said, run):
+    before = contents(run)
+    assert said in refusal(train, "run.resume=run", "run.total_steps=96", *arguments)
+    assert contents(run) == before
+
+
+def test_the_directory_of_a_run_that_goes_on_may_be_said_twice(run):
+    assert train(["run.resume=run", "run.total_steps=96", f"hydra.run.dir={run}"]) == 0
+    assert summary(run)["env_steps"] == 96
+
+
 def test_a_directory_that_is_no_run_is_refused_by_name(run, tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "file").touch()

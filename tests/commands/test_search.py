@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -315,15 +316,19 @@ def test_trials_of_other_hosts_and_of_living_processes_are_left_alone(elsewhere,
 
 
 def test_more_trials_are_added_by_the_same_line_and_an_ended_search_only_shows_its_table(elsewhere, capsys):
-    words = (*PAID, "+env.kwargs.pay=0.5", PAY)
-    assert search(line(*words, trials=2)) == 0
-    assert search(line(*words, trials=3)) == 0
-    capsys.readouterr()
-    assert search(line(*words, trials=3)) == 0
-    assert len(trials_of(elsewhere)) == 3
-    output = capsys.readouterr().out
-    assert output.startswith("\n| rank")
-    assert "best: trial " in output
+    words, storage = (*PAID, "+env.kwargs.pay=0.5", PAY), "my o'searches/x.log"
+    assert search(line(*words, trials=2, storage=storage)) == 0
+    assert search(line(*words, trials=3, storage=storage)) == 0
+    for trials in (3, 1):
+        capsys.readouterr()
+        assert search(line(*words, trials=trials, storage=storage)) == 0
+        assert len(trials_of(elsewhere, storage)) == 3
+        output = capsys.readouterr().out
+        assert output.startswith("\n| rank")
+        assert "the best of 3 trials" in (elsewhere / "my o'searches/x/task/best.yaml").read_text()
+    (best,) = (row for row in output.splitlines() if row.startswith("best: trial "))
+    typed = shlex.split(best.partition("; ")[2])
+    assert typed == ["trpo-train", "--config-dir", "my o'searches/x", "task=best"]
 
 
 @pytest.mark.slow
@@ -377,6 +382,7 @@ REFUSED = {
     "a choice": (["task=cartpole", "policy.activation=tanh,tahn"], "policy.activation must be one of"),
     "no evaluations": (["task=cartpole", KL, "run.evaluation_episodes=0"], "without evaluations"),
     "no suffix": (["task=cartpole", KL, "--storage=x"], "name a file"),
+    "a figure": (["task=cartpole", KL, "--storage=x.png"], "the figure is called so"),
     "a place": (["task=cartpole", KL, "--storage=/proc/x/y.log"], "cannot be made"),
     "an option": (["task=cartpole", KL, "--pruner=hope"], "--pruner"),
     "a task": (["task=cartpol", KL], "there is no task 'cartpol'"),

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shlex
 import sys
 
 import gymnasium
@@ -59,6 +60,8 @@ MISTAKES = [
     (["task=cartpole", "normalize.rewards=perhaps"], ["normalize.rewards", "perhaps"]),
     (["task=cartpole", "policy.hidden_sizes=wide"], ["policy.hidden_sizes", "wide"]),
     (["task=cartpole", "policy.hidden_sizes=[64,0]"], ["policy.hidden_sizes", "at least 1"]),
+    (["task=cartpole", f"policy.hidden_sizes=[{10**8},{10**8}]"], ["the memory", "policy.hidden_sizes=[10000000"]),
+    (["task=cartpole", f"critic.hidden_sizes=[{10**12},{10**12}]"], ["the memory", "critic.hidden_sizes=[10000000"]),
     (
         ["task=cartpole", "trust_region.max_kl=-0.01"],
         ["trust_region.max_kl", "at least 0 and at most 100", "got -0.01"],
@@ -80,7 +83,11 @@ MISTAKES = [
     (["task=cartpole", "~task"], ["~task"]),
     (["task=cartpole", "seed"], ["'seed'", "KEY=VALUE", "did you mean seed=VALUE?"]),
     (["task=cartpole", "=3"], ["unknown key ''"]),
-    (["task=cartpole", "seed=[1,"], ["[1,"]),
+    (["task=cartpole", "seed=[1,"], ["[1,", "brackets must be closed"]),
+    (["run.resume=it's ü"], ["run.resume=it's ü", "need quotes", r'''"run.resume='it\'s ü'"''']),
+    (["task=cartpole", "run.init_from=(a) b"], ["need quotes", """"run.init_from='(a) b'\""""]),
+    (["task=cartpole", "run.init_from='it's'"], ["need quotes", r'''"run.init_from='it\'s'"''']),
+    (["task=cartpole", "run.init_from=é`"], ["need quotes", shlex.quote("run.init_from='é`'")]),
     (["task=cartpole", "env.num_envs=${no.such.key}"], ["no.such.key"]),
     (["task=cartpole", "hydra.run.dir=${no.such.key}"], ["no.such.key"]),
     (["task=cartpole", "seed=1,2"], ["seed=1,2", "-m"]),
@@ -89,6 +96,8 @@ MISTAKES = [
     (["-m", "task=cartpole,acrobot", "env.num_envs=4,0"], ["env.num_envs", "at least 1"]),
     (["-m", "task=cartpole", "seed=0,1", "run.total_steps=1", "hydra.sweep.subdir=same"], ["same"]),
     (["task=cartpole", "hydra.no_such_key=1"], ["hydra.no_such_key"]),
+    (["-m", "task=cartpole", "+hydra.sweeper.params.seed=0,1"], ["hydra.sweeper.params", "-m seed=0,1"]),
+    (["-m", "task=cartpole", "hydra.sweeper.params={seed: 1}"], ["hydra.sweeper.params", "-m seed=0,1"]),
     (["task=cartpole", "--config-dir", "missing"], ["missing"]),
     (["task=cartpole", "--config-name", "other"], ["--config-name"]),
     (["task=cartpole", "--no-such-flag"], ["--no-such-flag"]),

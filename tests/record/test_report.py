@@ -285,6 +285,20 @@ def test_damaged_metrics_are_read_up_to_the_damage_and_the_page_says_so(run, tmp
     assert parsed.tables[0][1][2] == "192"
 
 
+def test_a_foreign_configuration_among_the_runs_is_left_out_and_said_on_the_page_and_in_the_shell(
+    run, tmp_path, capsys
+):
+    (run.parent / "theirs").mkdir()
+    (run.parent / "theirs" / "config.yaml").write_text("lr: 3\n")
+    (run.parent / "theirs" / "train.log").touch()
+    _, parsed = report(run.parent, "--output", tmp_path / "out")
+    told = (
+        f"{run.parent / 'theirs' / 'config.yaml'} is no configuration of a run: it has no env.id or no seed: left out"
+    )
+    assert parsed.texts["p"][0] == told
+    assert capsys.readouterr().err == f"trpo-report: {told}\n"
+
+
 def test_names_and_values_are_text_and_never_tags(sweep, tmp_path):
     folder = tmp_path / f"{EVIL.replace('/', chr(92))}"
     for name in ("<img src=x onerror=alert(1)>", '"><b>'):

@@ -156,6 +156,30 @@ def test_a_run_deep_below_is_found(folder, tmp_path):
     assert [run.name for run in find_runs([tmp_path])] == [str(tmp_path / "a" / "b" / "run")]
 
 
+# What a config.yaml holds that tells nothing of a run, and what is said of it.
+UNKNOWN = {
+    "another project's": (b"model: {layers: 3}\nseed: 1\n", "is no configuration of a run"),
+    "without a seed": (b"env: {id: CartPole-v1}\n", "is no configuration of a run"),
+    "other bytes": (b"env: {id: \xff}\n", "is damaged"),
+    "cut": (b"env: {id: [", "is damaged"),
+    "a number": (b"7\n", "is damaged"),
+}
+
+
+@pytest.mark.parametrize(("data", "said"), UNKNOWN.values(), ids=UNKNOWN)
+def test_what_tells_nothing_of_a_run_costs_a_warning_among_others_and_alone_is_a_mistake(data, said, copy):
+    other = copy.parent / "other"
+    other.mkdir()
+    (other / "train.log").touch()
+    (other / "config.yaml").write_bytes(data)
+    warnings = []
+    assert [run.name for run in find_runs([copy.parent], warnings)] == [str(copy)]
+    (warning,) = warnings
+    assert warning.startswith(f"{other / 'config.yaml'} {said}")
+    with pytest.raises(UserError, match=said):
+        find_runs([other])
+
+
 def test_a_missing_folder_and_one_without_runs_are_mistakes(tmp_path):
     with pytest.raises(UserError, match=r"there is no directory .*absent"):
         find_runs([tmp_path / "absent"])

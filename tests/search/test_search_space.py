@@ -78,7 +78,7 @@ REFUSED = {
     "policy.activation=interval(0,1)": "search it with choice",
     "policy.hidden_sizes=interval(8,64)": "search it with choice",
     "advantage.lam=interval(0,1) advantage.lam=0,1": "twice",
-    "advantage.lam=interval(0": "no viable alternative",
+    "advantage.lam=interval(0": "cannot read advantage",
 }
 
 

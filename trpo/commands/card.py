@@ -2,13 +2,17 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from trpo.commands.compose import choices
 from trpo.commands.evaluate import describe, evaluate_run
 from trpo.commands.exit_codes import command, refuse
+from trpo.commands.resume import GROUPS, key_of
 from trpo.config import UserError
 from trpo.record import run_directory
-from trpo.record.files import check_target, write_atomically
+from trpo.record.files import write_atomically
+from trpo.record.targets import check_target
 
 README = "README.md"  # where the Hub looks for a card
 
@@ -45,7 +49,18 @@ def written(options: argparse.Namespace) -> str:
         figures, protocol = describe(evaluated.evaluation), SAMPLES if options.stochastic else MODE
         mean, std = figures["return_mean"], figures["return_std"]
         anew = Score(protocol, evaluated.env_steps, options.episodes, options.seed, mean, std)
-    return render_card(run, run_directory.read_overrides(options.run_directory), anew)
+    overrides = run_directory.read_overrides(options.run_directory)
+    return render_card(run, [*flags_for(overrides), *overrides], anew)
+
+
+def flags_for(overrides: Sequence[str]) -> list[str]:
+    """Return what else a command needs that has these overrides: the directory of a task of somebody's own.
+
+    Where that was is not recorded, and to who reads the card it would mean nothing.
+    """
+    chosen = [(key_of(line), line.partition("=")[2].strip("'\"")) for line in overrides]
+    own = any(key in GROUPS and name not in choices(key) for key, name in chosen)
+    return ["--config-dir", "DIR"] if own else []
 
 
 def card_parser() -> argparse.ArgumentParser:

@@ -12,17 +12,21 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from trpo.commands.notation import not_readable, quoted
 from trpo.commands.resume import GROUPS
 from trpo.commands.schema import make_schema
 from trpo.config import Config, UserError, first_line
 from trpo.fields import describe
 from trpo.keys import check_key, fields_by_key, mapping_of
+from trpo.record.task_file import YAMLError, mistake_in_yaml
 
 PACKAGE_CONFIGS = Path(__file__).parents[1] / "configs"  # in an installed wheel
 SOURCE_CONFIGS = Path(__file__).parents[2] / "configs"  # in the repository
 CONFIGS = PACKAGE_CONFIGS if PACKAGE_CONFIGS.is_dir() else SOURCE_CONFIGS
 LONGEST_NAME = 100
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}  # and the extras they come with
+SWEEPER = "hydra.sweeper.params"  # more jobs, beside those that are composed here
+NOT_CHECKED = f"{SWEEPER} is not supported: what is swept is typed, as in -m seed=0,1"
 
 
 def compose_jobs(overrides: list[str], config_dir: str | None, *, multirun: bool) -> list[DictConfig]:
@@ -34,11 +38,14 @@ def compose_jobs(overrides: list[str], config_dir: str | None, *, multirun: bool
         jobs = BasicSweeper.split_arguments(parsed, None)[0] if multirun else [list(overrides)]
         if config_dir and not Path(config_dir).is_dir():
             raise UserError(f"--config-dir: there is no directory {config_dir}")
-        search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+        search = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3", job_name="trpo"):
-            return [hydra.compose("config", job + search, return_hydra_config=True) for job in jobs]
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+            composed = [hydra.compose("config", job + search, return_hydra_config=True) for job in jobs]
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise UserError(one_line(error)) from error
+    if any(OmegaConf.select(job, SWEEPER) for job in composed):  # from a file
+        raise UserError(NOT_CHECKED)
+    return composed
 
 
 def check_override(override: Override, *, multirun: bool) -> None:
@@ -48,6 +55,10 @@ def check_override(override: Override, *, multirun: bool) -> None:
         raise UserError(f"{override.input_line}: keys cannot be removed, only set")
     if override.is_sweep_override() and not multirun:
         raise UserError(f"{override.input_line} has several values: add -m for a sweep")
+    if name == "run.resume" and override.is_sweep_override():
+        raise UserError(f"{override.input_line}: runs go on one by one, and a sweep by run.resume=auto")
+    if name.startswith(SWEEPER):
+        raise UserError(NOT_CHECKED)
     if name in GROUPS and override.value() is None:
         raise UserError(f"{override.input_line}: leave it out, or choose one of {', '.join(choices(name))}")
     if name not in GROUPS and not re.match(r"hydra[./]|hydra$", name):
@@ -58,8 +69,10 @@ def one_line(error: BaseException) -> str:
     """Return Hydra's or OmegaConf's message in one line, with the key it is about and what went wrong with it."""
     if missing := re.search(rf"Could not find '({'|'.join(GROUPS)})/(.*)'", str(error)):
         return f"there is no {missing[1]} {missing[2]!r}; {missing[1]}s: {', '.join(choices(missing[1]))}"
-    if isinstance(error, OverrideParseException) and "=" not in error.override:
-        return not_an_override(error.override)
+    if isinstance(error, YAMLError):
+        return mistake_in_yaml(error)
+    if isinstance(error, OverrideParseException) and (words := mistyped(error)):
+        return words
     if (new := re.match(r"Could not override '(.*?)'", str(error))) and (mapping := mapping_of(new[1])):
         return f"{mapping} has no {new[1].removeprefix(mapping + '.')!r} yet: +{new[1]}=VALUE adds it"
     launcher = re.search(r"Could not find 'hydra/launcher/(\w+)'", str(error))
@@ -73,6 +86,11 @@ def one_line(error: BaseException) -> str:
     if file := re.match("In '(.*?)': ", str(error)):
         return f"in {file[1]}: {one_line(reason)}"
     return wrong_type(reason) or f"{first_line(error)}: {first_line(reason)}"
+
+
+def mistyped(error: OverrideParseException) -> str | None:
+    """Return in words why the grammar of overrides cannot read one, if that is what is wrong with it."""
+    return not_readable(error.override, str(error)) if "=" in error.override else not_an_override(error.override)
 
 
 def not_an_override(text: str) -> str:
@@ -119,8 +137,7 @@ def setting(key: str, directory: Path) -> str:
     path = str(directory)
     if re.fullmatch(r"[\w.=+-]*/[\w./=+-]*", path, re.ASCII):  # without a slash it may be a number
         return f"{key}={path}"
-    quoted = path.replace("'", r"\'")
-    return f"{key}='{quoted}'"
+    return f"{key}={quoted(path)}"
 
 
 def choices(group: str) -> list[str]:

@@ -12,6 +12,7 @@ from trpo.commands.exit_codes import command, refuse
 from trpo.config import UserError
 from trpo.models.agent import load_agent
 from trpo.record import checkpoint, run_directory
+from trpo.record.targets import check_room
 from trpo.sampling.evaluation import Evaluation
 from trpo.sampling.evaluation import evaluate as evaluate_agent
 from trpo.sampling.making import check_environment
@@ -24,6 +25,8 @@ def evaluate(arguments: list[str]) -> int:
     options = evaluation_parser().parse_args(arguments)
     if options.video and options.render:
         raise UserError("--video and --render human are two ways to watch: choose one")
+    if options.video:
+        check_room(options.video, f"--video {options.video}")
     evaluated = evaluate_run(
         options.run_directory,
         options.checkpoint,

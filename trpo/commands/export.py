@@ -7,7 +7,7 @@ from trpo.commands.exit_codes import command, refuse
 from trpo.compared import CHECKED
 from trpo.exported import export as export_agent
 from trpo.record.exports import format_of
-from trpo.record.files import check_target
+from trpo.record.targets import check_target
 from trpo.trained import load
 
 

@@ -51,7 +51,7 @@ def launch(arguments: list[str]) -> int:
 def composed(options: argparse.Namespace) -> list[DictConfig]:
     """Return every job that is asked for, or nothing if the options only ask to show something."""
     register_schema()
-    if directory := resumed_directory(options.overrides):
+    if directory := resumed_directory(options.overrides, multirun=options.multirun):
         options.overrides.append(setting("hydra.run.dir", directory))
     if options.hydra_help or options.shell_completion:
         return []

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from trpo.commands.checks import check_can_start
 from trpo.commands.compose import load_config, to_config
-from trpo.commands.resume import AUTO, Composed, Plan, plan_job, state_before
+from trpo.commands.resume import AUTO, Composed, Plan, key_of, plan_job, state_before
 from trpo.config import UserError, first_line
 from trpo.console import console
 from trpo.record import run_directory
@@ -17,15 +19,41 @@ from trpo.sampling.remarks import remarks
 from trpo.system import ranks
 
 
-def resumed_directory(overrides: list[str]) -> Path | None:
-    """Return the run directory that `run.resume` names: it is where the run goes on, so Hydra must be told."""
-    for override in reversed(overrides):
-        name, _, value = override.partition("=")
-        if name.lstrip("+") == "run.resume" and value.strip("'\"") not in ("", AUTO):
-            directory = Path(value.strip("'\""))
-            run_directory.check_is_run(directory)
-            return directory
-    return None
+def resumed_directory(overrides: list[str], *, multirun: bool = False) -> Path | None:
+    """Return the run directory that `run.resume` names: it is where the run goes on, so Hydra must be told.
+
+    Raises `UserError` if it is none, and for whoever seems to want that the run goes on elsewhere.
+    """
+    text = typed_text(overrides, "run.resume")
+    if text in ("", AUTO):
+        return None
+    if multirun:
+        raise UserError(f"run.resume={text} is one run: leave -m out, or go on with a sweep by run.resume=auto")
+    directory = Path(text)
+    run_directory.check_is_run(directory)
+    other = typed_text(overrides, "hydra.run.dir")
+    if other and Path(other).resolve() != directory.resolve():
+        raise UserError(
+            f"run.resume={text} goes on in {text} itself: leave hydra.run.dir={other} out, "
+            f"or start a run there as its agent, with run.init_from={text}"
+        )
+    return directory
+
+
+def typed_text(overrides: list[str], key: str) -> str:
+    """Return what the last override of a key gives it, without quotes, or nothing: where none or several are given."""
+    for line in reversed(overrides):
+        if key_of(line) != key:
+            continue
+        try:
+            override = OverridesParser.create().parse_override(line)
+        except HydraException:  # of which composing makes a line
+            return ""
+        value = override.value()
+        if value is None or override.is_sweep_override():
+            return ""
+        return value if isinstance(value, str) else line.partition("=")[2]  # a directory may be called 007 or 1e5
+    return ""
 
 
 def check_jobs(jobs: list[DictConfig], *, multirun: bool) -> list[Plan]:

@@ -1,6 +1,7 @@
 """The command `trpo-report`: runs to one page."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from trpo.commands.exit_codes import command, refuse
@@ -10,18 +11,27 @@ from trpo.config import UserError
 @command("trpo-report")
 def report(arguments: list[str]) -> int:
     """Write the report of the runs in some directories and print where it is."""
-    parser = argparse.ArgumentParser(
-        prog="trpo-report", description="Runs, or a whole sweep, to figures, tables and one self-contained HTML page."
-    )
-    parser.error = refuse  # type: ignore[method-assign]
-    parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="runs, or folders that hold runs")
-    parser.add_argument("--output", type=Path, default=Path("report"), metavar="DIR", help="default: report")
-    options = parser.parse_args(arguments)
+    options = report_parser().parse_args(arguments)
     try:
         from trpo.record.report import write_report
         from trpo.record.runs import find_runs
     except ModuleNotFoundError as error:
         raise UserError(f"trpo-report needs {error.name}: pip install 'trpo[report]'") from error
     searches = [file for folder in options.directories if (file := folder.parent / f"{folder.name}.png").is_file()]
-    print(write_report(find_runs(options.directories), options.output, searches))
+    warnings: list[str] = []
+    runs = find_runs(options.directories, warnings)
+    for warning in warnings:
+        print(f"trpo-report: {warning}", file=sys.stderr)
+    print(write_report(runs, options.output, searches, warnings))
     return 0
+
+
+def report_parser() -> argparse.ArgumentParser:
+    """Return the parser of `trpo-report`."""
+    parser = argparse.ArgumentParser(
+        prog="trpo-report", description="Runs, or a whole sweep, to figures, tables and one self-contained HTML page."
+    )
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="runs, or folders that hold runs")
+    parser.add_argument("--output", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+    return parser

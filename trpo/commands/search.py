@@ -126,6 +126,10 @@ def checked_file(storage: Path) -> Path:
     directory = storage.with_suffix("")
     if not storage.suffix:
         raise UserError(f"--storage {storage}: name a file, as studies/hopper.log; the runs go to studies/hopper")
+    if storage.suffix.lower() == ".png":  # it would be drawn over the journal, and all trials lost
+        raise UserError(
+            f"--storage {storage}: the figure is called so; name the study otherwise, as studies/hopper.log"
+        )
     if storage.is_dir():
         raise UserError(f"--storage {storage} is a directory")
     run_directory.check_can_be_made(directory)

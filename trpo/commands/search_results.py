@@ -1,5 +1,6 @@
 """What `trpo-search` leaves at its end: a table, how much each key matters, the best as a task, a figure."""
 
+import shlex
 from collections.abc import Sequence
 
 from trpo.config import Config
@@ -26,20 +27,22 @@ def conclude(search: Search, compose: Compose) -> int:
         print(f"{elsewhere} more still running elsewhere")
     with alone(search):  # another shell may come to its end at the same moment
         if rows and rows[0].state == COMPLETE:
-            write_best(rows[0], search, compose)
+            write_best(rows, search, compose)
             write_figure(rows, search)
     return int(not rows or rows[0].state != COMPLETE or len(rows) + elsewhere < search.trials)
 
 
-def write_best(best: Found, search: Search, compose: Compose) -> None:
-    """Write what the best trial changed as a task, the fixed overrides among it."""
+def write_best(rows: Sequence[Found], search: Search, compose: Compose) -> None:
+    """Write what the best trial, the first row, changed as a task, the fixed overrides among it."""
+    best = rows[0]
     config = compose([*search.fixed, *lines_of(best.values, search)])
     file = search.directory / "task" / "best.yaml"
-    tried = f"the best of {search.trials} trials" if search.trials > 1 else "the only trial"
+    tried = f"the best of {len(rows)} trials" if len(rows) > 1 else "the only trial"
     write_task(
         file, differing(config, Config()), f"Trial {best.number} of {search.storage.name}, {tried}: {best.value:.2f}."
     )
-    print(f"best: trial {best.number}, {best.value:.2f}; trpo-train --config-dir {search.directory} task=best")
+    line = shlex.join(["trpo-train", "--config-dir", str(search.directory), "task=best"])
+    print(f"best: trial {best.number}, {best.value:.2f}; {line}")
 
 
 def write_figure(rows: Sequence[Found], search: Search) -> None:

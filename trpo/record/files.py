@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-from trpo.config import UserError
-
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write `data` so that `path` holds all of it, or what it held before, whatever happens meanwhile.
@@ -22,11 +20,3 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def check_target(file: Path, *, force: bool) -> None:
-    """Raise `UserError` if a file that a person named would be overwritten without `force`, or is a directory."""
-    if file.is_dir():
-        raise UserError(f"{file} is a directory")
-    if file.exists() and not force:
-        raise UserError(f"{file} exists already; --force overwrites it")

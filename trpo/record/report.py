@@ -36,7 +36,7 @@ RECORDING = re.compile(r"record\.|run\.(evaluat|checkpoint|keep_)")
 SMALLEST_KL = 1e-8  # nats; below it a relative error is rounding
 
 
-def write_report(runs: Sequence[Run], directory: Path, searches: Sequence[Path] = ()) -> Path:
+def write_report(runs: Sequence[Run], directory: Path, searches: Sequence[Path], warnings: Sequence[str]) -> Path:
     """Write `report.html` and PNG files into `directory`, with figures of searches, and return the page's path.
 
     Everything is inside the page: it opens without a network and can be sent. Names and values are escaped.
@@ -62,7 +62,7 @@ def write_report(runs: Sequence[Run], directory: Path, searches: Sequence[Path] 
             if run.rows
         ],
         left_out=max(0, len(runs) - MOST_DETAILS),
-        warnings=[warning for run in runs for warning in run.warnings],
+        warnings=[*warnings, *(warning for run in runs for warning in run.warnings)],
         **describe_configuration(environments),
         versions={"run": names[runs[0].name], **runs[0].summary.get("versions", {})},
     )

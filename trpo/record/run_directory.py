@@ -100,7 +100,7 @@ def read_overrides(directory: Path) -> list[str]:
         return []
     try:
         lines = yaml.safe_load(file.read_text(encoding="utf-8")) or []
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is damaged: {first_line(error)}") from error
     if not isinstance(lines, list):
         raise UserError(f"{file} is damaged: it holds no list")

@@ -57,8 +57,11 @@ class Run(NamedTuple):
         return self.column(tag)[1]
 
 
-def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """Return every run at or below the paths, in the order of their names. Raises `UserError` if there is none."""
+def find_runs(paths: Iterable[Path], warnings: list[str] | None = None) -> list[Run]:
+    """Return every run at or below the paths, in the order of their names; who cannot be read is told in `warnings`.
+
+    Raises `UserError` if there is none.
+    """
     directories = []
     for path in paths:
         if not path.is_dir():
@@ -67,7 +70,23 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         if not found:
             raise UserError(f"{path} holds no run: no directory in it has {CONFIG} and {METRICS} or {LOG}")
         directories += found
-    return [read_run(directory) for directory in dict.fromkeys(directories)]
+    runs, reasons = read_runs(dict.fromkeys(directories))
+    if not runs:
+        raise UserError(reasons[0])
+    if warnings is not None:
+        warnings += [f"{reason}: left out" for reason in reasons]
+    return runs
+
+
+def read_runs(directories: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """Return the runs in some directories, and why those that are missing among them cannot be read."""
+    runs, reasons = [], []
+    for directory in directories:
+        try:
+            runs.append(read_run(directory))
+        except UserError as error:
+            reasons.append(str(error))
+    return runs, reasons
 
 
 def is_run(directory: Path) -> bool:
@@ -76,14 +95,12 @@ def is_run(directory: Path) -> bool:
 
 
 def read_run(directory: Path) -> Run:
-    """Return one run, as far as it can be read; whatever could not be is in `warnings`."""
+    """Return one run, as far as it can be read; whatever could not be is in `warnings`.
+
+    Raises `UserError` if its configuration cannot be read or is no run's.
+    """
     warnings: list[str] = []
-    try:
-        config = dict(flatten(yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))))
-    except (yaml.YAMLError, AttributeError) as error:
-        raise UserError(
-            f"{directory / CONFIG} is damaged, so nothing is known of that run: {first_line(error)}"
-        ) from error
+    config = read_config(directory / CONFIG)
     summary = read_json(directory / SUMMARY, warnings) or {}
     profiles = {file.stem: read_json(file, warnings) for file in sorted((directory / PROFILES).glob("*.json"))}
     return Run(
@@ -95,6 +112,17 @@ def read_run(directory: Path) -> Run:
         warnings=warnings,
         profiles=[profile | {"name": name} for name, profile in profiles.items() if profile],
     )
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Return a run's configuration, key as typed to value. Raises `UserError` if it is damaged or somebody else's."""
+    try:
+        config = dict(flatten(yaml.safe_load(file.read_text(encoding="utf-8"))))
+    except (yaml.YAMLError, AttributeError, OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged, so nothing is known of that run: {first_line(error)}") from error
+    if not isinstance(config.get("env.id"), str) or not isinstance(config.get("seed"), int):
+        raise UserError(f"{file} is no configuration of a run: it has no env.id or no seed")
+    return config
 
 
 def read_json(file: Path, warnings: list[str]) -> dict[str, Any] | None:

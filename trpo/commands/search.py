@@ -29,8 +29,8 @@ A trial is --seeds runs, seeds 0, 1, …; its value is the mean over them of the
 the configuration as it is. The same line again goes on where the search stopped, in as many shells as you like, on any
 machine that sees the file. Found: DIR/task/best.yaml (trpo-train --config-dir DIR task=best), DIR.png, DIR being the
 storage without its suffix; trpo-report DIR shows the runs.
-Exit codes: 0 enough trials have ended, 1 none is complete or a worker died, 2 a mistake on the command line, 130 or 143
-stopped by a signal after saving."""
+Exit codes: 0 enough trials have ended, 1 none is complete or a worker died, 2 a mistake on the command line, 129, 130,
+140 or 143 stopped by a signal after saving."""
 
 
 @command("trpo-search")

@@ -77,7 +77,7 @@ def test_the_file_is_the_agent_from_the_middle_of_the_best_stretch_of_the_run(tm
         stretches[-1].append(row)
         if count(stretches[-1]) >= EPISODES:
             stretches.append([])
-    assert len(stretches) > 4
+    assert len(stretches) > 2  # two whole ones at least
     best = max(reversed(stretches[:-1]), key=mean)
     middle = next(row for place, row in enumerate(best, 1) if 2 * count(best[:place]) >= EPISODES)
     told = summary(run)["best_training"]

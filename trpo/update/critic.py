@@ -44,8 +44,7 @@ def fit_critic(
 
     Every epoch passes once over all samples in a new order drawn from `generator`. Several ranks take their steps
     together, each with its share of the minibatch. The passes that say how well are over `micro_batch` samples at most;
-    0 for all. Raises `FloatingPointError` if a loss is not finite, before any
-    parameter is.
+    0 for all. Raises `FloatingPointError` if a loss is not finite, before any parameter is.
 
     >>> import torch
     >>> import trpo

@@ -7,6 +7,7 @@ Takes any run directories, or folders of them, that ended with an evaluation of 
 """
 
 import argparse
+import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -22,7 +23,12 @@ def main() -> None:
     """Print the table of the runs that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders of them")
-    print(table([run for run in find_runs(parser.parse_args().runs) if run.status == FINISHED]))
+    warnings: list[str] = []
+    runs = find_runs(parser.parse_args().runs, warnings)
+    warnings += [f"{run.name} is {run.status}: left out" for run in runs if run.status != FINISHED]
+    for warning in warnings:
+        print(warning, file=sys.stderr)
+    print(table([run for run in runs if run.status == FINISHED]))
 
 
 def table(runs: list[Run]) -> str:

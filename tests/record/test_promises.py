@@ -73,3 +73,11 @@ def test_the_figure_draws_both_over_the_steps_and_their_sums():
 
 def test_without_a_judged_step_there_is_no_figure():
     assert draw_promises({"all": [run_of([])]}) is None
+
+
+def test_a_line_with_one_point_is_a_dot():
+    """Two seeds of one judged step each: their gains meet in one place, their sums are a point for each."""
+    means, kept, sums = draw_promises({"all": [run_of([0.1]), run_of([0.2], "other")]}).axes
+    assert {line.get_marker() for line in [*means.lines, kept.lines[0], *sums.lines]} == {"."}
+    means, kept, sums = draw_promises({"all": [run_of(KEPT)]}).axes
+    assert {line.get_marker() for line in [*means.lines, kept.lines[0], *sums.lines]} == {""}

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trpo.numerics.ratio import ratio_of_sums
-from trpo.record.report_figures import Groups, decorate, plot
+from trpo.record.report_figures import Groups, decorate, mark, plot
 from trpo.record.runs import Run
 
 KEPT, PROMISED = "trust_region/improvement_kept", "trust_region/improvement_promised"
@@ -91,7 +91,8 @@ def draw_means(means: Axes, kept: Axes, label: str, runs: Sequence[Run], color: 
     ]
     grid = [at for at, _ in points]
     middle, error = (np.array([getattr(gains, name) for _, gains in points]) for name in ("kept", "error"))
-    means.plot(grid, [gains.promised for _, gains in points], color=color, linestyle="--")
-    means.plot(grid, middle, color=color, label=label)
-    kept.plot(grid, middle, color=color)
+    style: dict[str, Any] = {"color": color, "marker": mark(grid)}
+    means.plot(grid, [gains.promised for _, gains in points], **style, linestyle="--")
+    means.plot(grid, middle, **style, label=label)
+    kept.plot(grid, middle, **style)
     kept.fill_between(grid, middle - 2 * error, middle + 2 * error, color=color, alpha=0.2)

@@ -138,8 +138,14 @@ def draw_solver(groups: Groups) -> Figure:
 
 
 def plot(panel: Axes, run: Run, tag: str, label: str, **style: object) -> None:
-    """Draw a tag over environment steps where it exists."""
-    panel.plot(*run.column(tag), label=label, **style)  # type: ignore[arg-type]
+    """Draw a tag over environment steps where it exists: a line, or a dot where that would have one point."""
+    steps, values = run.column(tag)
+    panel.plot(steps, values, label=label, **{"marker": mark(steps), **style})  # type: ignore[arg-type]
+
+
+def mark(steps: Sequence[float]) -> str:
+    """Return how points at these steps are marked: not at all, but where no line would show them."""
+    return "." if len(set(steps)) == 1 else ""
 
 
 def decorate(panel: Axes, *, legend: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 from tiny_runs import compose
@@ -134,7 +135,7 @@ def test_no_number_may_be_infinite_or_nan(name, number):
 BOUNDS = [  # max_kl, surrogate, discrete actions, δ
     (0, "score", False, 0.04),
     (0, "score", True, 0.01),
-    (0, "pathwise", False, 0.1),
+    (0, "pathwise", False, 0.15),
     (0, "pathwise", True, 0.01),
     (0.3, "score", True, 0.3),
     (0.3, "pathwise", False, 0.3),
@@ -146,6 +147,12 @@ def test_the_bound_follows_surrogate_and_actions_unless_it_is_given(max_kl, surr
     config = TrustRegionConfig(max_kl=max_kl, surrogate=surrogate, anneal=0.5)
     assert config.bound(0.0, discrete=discrete) == expected
     assert config.bound(0.6, discrete=discrete) == pytest.approx(0.7 * expected)
+
+
+def test_with_a_power_of_two_it_is_the_length_of_a_step_that_falls_on_a_line():
+    config = TrustRegionConfig(max_kl=0.02, anneal=0.8, anneal_power=2.0)
+    lengths = [math.sqrt(2 * config.bound(progress, discrete=False)) for progress in (0.0, 0.5, 1.0)]
+    assert lengths == pytest.approx([0.2, 0.6 * 0.2, 0.2 * 0.2])
 
 
 def test_every_key_has_a_line_of_help():

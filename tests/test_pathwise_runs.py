@@ -245,7 +245,7 @@ def test_rows_of_resets_change_no_target():
         batch = make_batch(agent, one, gamma=0.9, lam=0.9, normalize=True)
         record = recorded(one, batch, distribution)
         generator = seeds.generator(0, seeds.Role.ACTION_VALUES)
-        found.append(samples_of(record, Reader(values, agent, None), generator, gamma=0.9, trace=0.8, draws=2))
+        found.append(samples_of(record, Reader(values, agent, None, 1.0), generator, gamma=0.9, trace=0.8, draws=2))
     torch.testing.assert_close(found[1].inputs, found[0].inputs)
     torch.testing.assert_close(found[1].targets, found[0].targets, rtol=1e-5, atol=1e-6)
     assert torch.equal(found[0].outputs, found[1].outputs)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from trpo.fields import Section, UserError, key
 
 MAX_KL = 0.04  # δ of Gaussian policies, which may go on for ever; eight such steps turn six even chances into certainty
-PATHWISE_MAX_KL = 0.1  # of such policies through action values, whose gradient is worth a longer step
+PATHWISE_MAX_KL = 0.15  # of such policies through action values, whose gradient is worth a longer step
 DISCRETE_MAX_KL = 0.01
 
 
@@ -140,6 +140,9 @@ class TrustRegionConfig(Section):
     anneal: float = key(
         0.9, "share of δ gone, linearly, by the end of run.total_steps; 0: constant", at_least=0.0, at_most=0.99
     )
+    anneal_power: float = key(
+        1.0, "what is left of δ is raised to it: 1, KL falls on a line; 2, the length of a step does", at_least=0.0
+    )
     min_multiplier: float = key(
         0.01, "λ_min, standard deviations of the return that a nat of KL must buy, or less is spent", at_least=0.0
     )
@@ -162,10 +165,10 @@ class TrustRegionConfig(Section):
     micro_batch: int = key(0, "most samples in one forward pass, the same up to rounding; 0: all at once", at_least=0)
 
     def bound(self, progress: float, *, discrete: bool) -> float:
-        """Return δ(1 − anneal · progress), progress in [0, 1], δ by surrogate and kind of actions if it is 0."""
+        """Return δ(1 − anneal · progress)^power, progress in [0, 1], δ by surrogate and kind of actions if it is 0."""
         continuous = PATHWISE_MAX_KL if self.surrogate == "pathwise" else MAX_KL
         max_kl = self.max_kl or (DISCRETE_MAX_KL if discrete else continuous)
-        return max_kl * (1 - self.anneal * progress)
+        return max_kl * float((1 - self.anneal * progress) ** self.anneal_power)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +206,8 @@ class ActionValuesConfig(Section):
 
     path: ClassVar[str] = "action_values"
     hidden_sizes: tuple[int, ...] = key((128, 128), "widths of the hidden layers", at_least=1)
-    networks: int = key(2, "side by side: their smallest value is for targets, their mean for steps", at_least=1)
+    networks: int = key(2, "side by side: the step is along their mean", at_least=1)
+    pessimism: float = key(0.5, "in targets: standard deviations of the networks below their mean", at_least=0.0)
     rollouts: int = key(32, "the last ones, which are kept", at_least=1)
     drawn: int = key(16, "of those, the newest among them, to which they are fitted in an iteration", at_least=1)
     minibatches: int = key(100, "steps of AdamW in each iteration", at_least=1)

@@ -58,7 +58,14 @@ def test_networks_are_those_of_torch(sizes, networks):
     assert len(values.theta) == parameter_count(networks, sizes)
     expected = torch.stack([torch_network(values, number)(inputs) for number in range(networks)])
     torch.testing.assert_close(values(inputs), expected.detach(), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(values.smallest(inputs), expected.amin(0).detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(values.mean(inputs), expected.mean(0).detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_of_two_networks_a_pessimism_of_one_is_the_smallest():
+    values, (inputs, _, _) = made(SHAPES["two hidden"], 2), data(SHAPES["two hidden"])
+    both = values(inputs)
+    torch.testing.assert_close(values.cautious(inputs, 1.0), both.amin(0), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(values.cautious(inputs, 0.5), (both.amin(0) + both.mean(0)) / 2, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("sizes", SHAPES.values(), ids=SHAPES)
@@ -97,6 +104,6 @@ def test_layers_are_views_of_the_one_vector():
 def test_a_gradient_of_the_inputs_goes_through_and_none_into_the_networks():
     values = made(SHAPES["two hidden"])
     inputs = data(SHAPES["two hidden"])[0].requires_grad_()
-    values.smallest(inputs).sum().backward()
+    values.mean(inputs).sum().backward()
     assert inputs.grad is not None
     assert values.theta.grad is None

@@ -71,13 +71,14 @@ class ActionValues(nn.Module):
         values: Tensor = self(inputs)
         return values.mean(0)
 
-    def smallest(self, inputs: Tensor) -> Tensor:
-        """Return the smallest of the networks' values (N, M): a maximum over noise is too high, this the least so.
+    def cautious(self, inputs: Tensor, pessimism: float) -> Tensor:
+        """Return the mean of the networks' values less `pessimism` of their standard deviations (N, M).
 
-        (Fujimoto, van Hoof and Meger 2018, arXiv:1802.09477, equation 10.)
+        A maximum over noise is too high. Of two networks the smallest is what a pessimism of 1 gives (Fujimoto, van
+        Hoof and Meger 2018, arXiv:1802.09477, equation 10); it is low wherever they disagree, away from the data.
         """
         values: Tensor = self(inputs)
-        return values.amin(0)
+        return values.mean(0) - pessimism * values.std(0, correction=0)
 
 
 def joint_log_probs(distribution: Distribution, parameters: Tensor, joint: Tensor) -> Tensor:

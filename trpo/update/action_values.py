@@ -91,10 +91,11 @@ class Reader:
         values: the networks.
         agent: the policy, and the statistics as they are now.
         bounds: how continuous actions come inside them.
+        pessimism: standard deviations of the networks' values that are taken off their mean.
     """
 
-    def __init__(self, values: ActionValues, agent: Agent, bounds: Bounds | None) -> None:
-        self.values, self.agent, self.bounds = values, agent, bounds
+    def __init__(self, values: ActionValues, agent: Agent, bounds: Bounds | None, pessimism: float) -> None:
+        self.values, self.agent, self.bounds, self.pessimism = values, agent, bounds, pessimism
         self.distribution = agent.policy.distribution
         self.joint = joint_actions(self.distribution)
 
@@ -107,17 +108,21 @@ class Reader:
             return rows, torch.zeros(len(rows), dtype=torch.long, device=rows.device)
         return observations, joint_index(actions, self.joint)
 
+    def worth(self, inputs: Tensor) -> Tensor:
+        """Return what targets take for the values of inputs (N, M)."""
+        return self.values.cautious(inputs, self.pessimism)
+
     def of_actions(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Return Q(s, a) (n,)."""
         rows, outputs = self.inputs(observations, actions)
-        return self.values.smallest(rows).gather(1, outputs.unsqueeze(1)).squeeze(1)
+        return self.worth(rows).gather(1, outputs.unsqueeze(1)).squeeze(1)
 
     def of_states(self, observations: Tensor, noise: Iterable[Tensor]) -> Tensor:
         """Return V(s) = E_π Q(s, ·) (n,): the sum over all actions, or the mean over drawn ones."""
         parameters = self.agent.policy(observations)
         if self.joint is not None:
             log_probs = joint_log_probs(self.distribution, parameters, self.joint.to(parameters.device))
-            return (log_probs.exp() * self.values.smallest(self.values.features(observations))).sum(1)
+            return (log_probs.exp() * self.worth(self.values.features(observations))).sum(1)
         drawn = [self.of_actions(observations, self.distribution.sample(parameters, one)) for one in noise]
         return torch.stack(drawn).mean(0)
 
@@ -150,7 +155,7 @@ def samples_of(
     targets = retrace(
         rollout.rewards / agent.reward_std,
         reader.of_states(following, noise).view(steps, envs),
-        reader.values.smallest(inputs).gather(1, outputs.unsqueeze(1)).view(steps, envs),
+        reader.worth(inputs).gather(1, outputs.unsqueeze(1)).view(steps, envs),
         ratios,
         rollout.terminated,
         rollout.truncated,

@@ -114,7 +114,7 @@ class PathwiseSource:
     def surrogate(self, agent: Agent, rollout: Rollout, batch: Batch, iteration: int) -> Surrogate | None:
         """Fit the action values to rollouts, this one among them, and return the surrogate that they give."""
         self.replay.append(recorded(rollout, batch, agent.policy.distribution))
-        reader = Reader(self.values, agent, self.bounds)
+        reader = Reader(self.values, agent, self.bounds, self.config.pessimism)
         self.fit = self._fit(reader, iteration)
         if iteration < self.config.warm_up:
             return None

@@ -55,7 +55,7 @@ def trust_region_step(
         config: δ, solver and line search.
         surrogate: what is maximised; the paper's, `Score`, if none is given. `config.surrogate` only tells a trainer
             which one to make: raises `ValueError` if that is another than `score` and none is given.
-        progress: the share of the run that is over, for `config.anneal`.
+        progress: the share of the run that is over, for `config.bound`.
 
     >>> import torch
     >>> import trpo

@@ -81,3 +81,8 @@ def test_a_line_with_one_point_is_a_dot():
     assert {line.get_marker() for line in [*means.lines, kept.lines[0], *sums.lines]} == {"."}
     means, kept, sums = draw_promises({"all": [run_of(KEPT)]}).axes
     assert {line.get_marker() for line in [*means.lines, kept.lines[0], *sums.lines]} == {""}
+
+
+def test_a_short_run_has_its_gains_drawn_as_well():
+    means, _, _ = draw_promises({"all": [run_of(KEPT)]}).axes
+    assert list(means.lines[0].get_ydata()) == pytest.approx([2.0] * POINTS)

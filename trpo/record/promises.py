@@ -83,7 +83,9 @@ def draw_means(means: Axes, kept: Axes, label: str, runs: Sequence[Run], color: 
     """Draw the gains per √nat of all seeds together, over a tenth of the run at a time."""
     rows = sorted((row for run in runs for row in run.rows if KEPT in row), key=lambda row: int(row["env_steps"]))
     steps = np.array([row["env_steps"] for row in rows])
-    half = 0.05 * (steps[-1] - steps[0])
+    half = max(0.05, 1 / max(len(rows) - 1, 1)) * (
+        steps[-1] - steps[0]
+    )  # of a few steps two at least, or nothing is drawn
     points = [
         (at, gains)
         for at in np.linspace(steps[0] + half, steps[-1] - half, POINTS)

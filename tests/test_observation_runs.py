@@ -15,6 +15,7 @@ from trpo.commands.evaluate import evaluate
 from trpo.commands.train import train
 from trpo.models.observations import MASK, leaves_of
 from trpo.numerics.params import flatten
+from trpo.sampling import evaluation
 from trpo.sampling.collector import Collector
 from trpo.sampling.environments import Environments
 from trpo.system import seeds
@@ -209,9 +210,19 @@ def test_a_mask_of_zeros_in_one_dimension_is_an_error_as_well():
     environments = Environments(compose(*TINY, "env.id=HalfStuck-v0").env, seed=0)
     for _ in range(2):
         environments.step(torch.ones(len(environments.numbers), 2))
-    with pytest.raises(RuntimeError, match=r"environment 0 allows no action after its step 3 .*zeros in one dimension"):
+    with pytest.raises(RuntimeError, match=r"environment 0 allows no action after its step 3 .*zeros, or those of one"):
         environments.step(torch.ones(len(environments.numbers), 2))
     environments.close()
+
+
+@pytest.mark.parametrize(("name", "step"), [("Stuck-v0", 2), ("HalfStuck-v0", 3)])
+def test_a_mask_of_zeros_is_an_error_in_an_evaluation_too(name, step):
+    config = compose(*TINY, f"env.id={name}")
+    environments = Environments(config.env, seed=0)
+    agent = agent_for_environments(environments)
+    environments.close()
+    with pytest.raises(RuntimeError, match=rf"an evaluation environment allows no action at step {step}: .*zeros"):
+        evaluation.evaluate(agent, config.env, episodes=range(1), seed=0)
 
 
 def agent_for_environments(environments):

@@ -11,8 +11,11 @@ from tiny_runs import TINY, fingerprints, process, refusal, rows, train_tiny
 
 import trpo
 from trpo.commands.train import train
-from trpo.models.observations import Kind, leaves_of, named
-from trpo.models.own import trial
+from trpo.config import PolicyConfig
+from trpo.models.encoders import as_asked
+from trpo.models.normalizer import make_normalizer
+from trpo.models.observations import ALONE, Kind, leaves_of, named
+from trpo.models.own import sizes, trial
 from trpo.sampling.interface import make_interface
 
 OWN = ("policy.network=own_networks:Plain", "critic.network=own_networks:Value")
@@ -92,6 +95,23 @@ def test_a_network_is_tried_on_what_it_will_be_given(space, parts):
     }
     grids = [tried[name] for name, leaf in named(interface.observations).items() if leaf.kind is Kind.GRID]
     assert all(grid.dtype != torch.uint8 or grid.max() == 1 for grid in grids)
+
+
+@pytest.mark.parametrize("name", ["picture", "grid of bytes", "grid of numbers"])
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_network_is_told_of_the_rows_that_a_grid_is_flattened_to(name, parts):
+    """By the normaliser, which rescales what is taken for a vector."""
+    space = SPACES[name]
+    whole = spaces.Dict({"one": space, "clock": SPACES["numbers"]}) if parts else space
+    interface = make_interface(whole, spaces.Discrete(2))
+    config = trpo.Config(policy=PolicyConfig(vectors=("one" if parts else ALONE,)))
+    spec = as_asked(interface.observations, config)
+    given = make_normalizer(spec)(interface.encode(create_empty_array(whole, 5)))
+    tried = trial(spec)
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in leaves_of(tried).items()} == {
+        name: (leaf.shape, leaf.dtype) for name, leaf in leaves_of(given).items()
+    }
+    assert sizes(spec) == ({"one": given["one"].shape[1:], "clock": (3,)} if parts else given.shape[1])
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trpo.config import UserError, first_line
 from trpo.models.distributions import Categorical, Distribution
 from trpo.models.networks import Policy
+from trpo.models.normalizer import RESCALED
 from trpo.models.observations import ALONE, MASK, Kind, Leaf, Observations, Spec, leaves_of, like, named, tree
 from trpo.numerics.fisher import gauss_newton_product
 from trpo.numerics.params import flatten, forward_at
@@ -76,8 +77,14 @@ def named_class(name: str, base: type[nn.Module]) -> Callable[..., Any]:
 def sizes(spec: Spec) -> Sizes:
     """Return what a network is told of its observations: masks have a shape too."""
     if isinstance(spec, Leaf):
-        return spec.size if spec.flat else spec.shape
-    return {name: leaf.kept for name, leaf in spec.items()}
+        shape = row_shape(spec)
+        return shape[0] if len(shape) == 1 else shape
+    return {name: row_shape(leaf) for name, leaf in spec.items()}
+
+
+def row_shape(leaf: Leaf) -> tuple[int, ...]:
+    """Return the shape of a row as a network is given it: whatever is rescaled comes as numbers side by side."""
+    return (leaf.size,) if leaf.kind in RESCALED else leaf.kept
 
 
 def seeded(generator: torch.Generator, make: Callable[[], Any]) -> Any:
@@ -96,7 +103,7 @@ def trial(spec: Spec) -> Observations:
     generator = torch.Generator().manual_seed(0)
     leaves: dict[str, Tensor] = {}
     for name, leaf in named(spec).items():
-        shape = (ROWS, *leaf.kept)
+        shape = (ROWS, *row_shape(leaf))
         if leaf.kind is Kind.MASK:
             leaves[name] = torch.ones(shape, dtype=torch.bool)
         elif leaf.kind in BYTES and leaf.bytes == 1:

@@ -4,6 +4,8 @@ import numpy as np
 
 from trpo.models.observations import MASK
 
+NOTHING_VALID = f"its {MASK} is all zeros, or those of one dimension of its actions, and its episode has not ended"
+
 
 def check_finite(signal: str, values: np.ndarray, numbers: range, step: int) -> None:
     """Raise `FloatingPointError` naming the value (B, …) that is not finite; a sum of finite ones may not be."""
@@ -15,16 +17,9 @@ def check_finite(signal: str, values: np.ndarray, numbers: range, step: int) -> 
         )
 
 
-def check_masks(masks: np.ndarray, sizes: tuple[int, ...], over: np.ndarray, numbers: range, step: int) -> None:
-    """Raise `RuntimeError` naming an environment that allows nothing in some dimension of its actions.
-
-    Masks (B, Σ sizes) have the choices of one dimension after those of the other; `over` says whose episode is (B,).
-    """
-    firsts = np.cumsum((0, *sizes[:-1]))
-    possible = np.logical_or.reduceat(masks, firsts, axis=1).all(1) | over
-    where = " in one dimension" if len(sizes) > 1 else ""
-    for environment in np.flatnonzero(~possible).tolist():
+def check_masks(forbidding: np.ndarray, numbers: range, step: int) -> None:
+    """Raise `RuntimeError` naming an environment whose mask allows nothing (B,) while its episode goes on."""
+    for environment in np.flatnonzero(forbidding).tolist():
         raise RuntimeError(
-            f"environment {numbers[environment]} allows no action after its step {step} of this run: its {MASK} is all "
-            f"zeros{where}, and its episode has not ended"
+            f"environment {numbers[environment]} allows no action after its step {step} of this run: {NOTHING_VALID}"
         )

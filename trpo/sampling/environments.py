@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from trpo.config import EnvConfig
-from trpo.models.distributions import Categorical
-from trpo.models.observations import MASK, Observations, from_plain, leaves_of, plain, same_rows
+from trpo.models.observations import Observations, from_plain, leaves_of, plain, same_rows
 from trpo.sampling.backend import Backend
 from trpo.sampling.checks import check_finite, check_masks
 from trpo.sampling.encoding import Kept
@@ -239,6 +238,5 @@ class Environments:
 
     def _check_masks(self) -> None:
         if self.interface.masked:
-            masks, distribution = leaves_of(self.observations)[MASK].numpy(), self.interface.distribution
-            assert isinstance(distribution, Categorical)  # no other has masks
-            check_masks(masks, distribution.sizes, self.resetting, self.numbers, self.steps)
+            forbidding = self.interface.forbidding(self.observations).numpy()
+            check_masks(forbidding & ~self.resetting, self.numbers, self.steps)

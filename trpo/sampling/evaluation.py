@@ -12,6 +12,7 @@ from trpo.batch import info_figures
 from trpo.config import EnvConfig
 from trpo.models.agent import Agent
 from trpo.models.observations import are_finite
+from trpo.sampling.checks import NOTHING_VALID
 from trpo.sampling.infos import Infos, told
 from trpo.sampling.interface import make_interface
 from trpo.sampling.making import make_env
@@ -99,8 +100,11 @@ def run_episodes(
     active, act, recall = list(range(len(starts))), agent.acting(), agent.recall(len(starts))
     while active:
         seen = interface.encode([observations[i] for i in active])
+        step = lengths[active[0]]
         if not (are_finite(seen) and np.isfinite(returns).all()):
-            raise FloatingPointError(f"an evaluation environment gave NaN or infinity at step {lengths[active[0]]}")
+            raise FloatingPointError(f"an evaluation environment gave NaN or infinity at step {step}")
+        if interface.masked and interface.forbidding(seen).any():
+            raise RuntimeError(f"an evaluation environment allows no action at step {step}: {NOTHING_VALID}")
         noise = None if generator is None else agent.policy.distribution.noise(len(active), generator)
         acted, state = act(recall.seen(seen, active).to(device), noise)
         actions = interface.decode(agent.sent(acted).cpu())

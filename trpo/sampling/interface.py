@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
@@ -42,6 +43,12 @@ class Interface(NamedTuple):
     def possible(self, observations: Observations) -> Tensor:
         """Return a valid action for every row (B, A): the most probable, were the masks logits."""
         return self.distribution.mode(leaves_of(observations)[MASK].float())
+
+    def forbidding(self, observations: Observations) -> Tensor:
+        """Return which rows' masks leave no choice in some dimension of an action (B,)."""
+        assert isinstance(self.distribution, Categorical)  # no other has masks
+        parts = leaves_of(observations)[MASK].split(self.distribution.sizes, dim=1)
+        return torch.stack([~part.any(1) for part in parts]).any(0)
 
 
 def make_interface(

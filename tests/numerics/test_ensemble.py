@@ -5,6 +5,7 @@ import torch
 from oracles import generator, normal
 from torch import nn
 
+from trpo.models import action_values
 from trpo.models.action_values import ActionValues
 from trpo.numerics.ensemble import SquaredError, forward, layers_of, parameter_count
 
@@ -48,6 +49,19 @@ def loss(values, theta, inputs, outputs, targets):
     q = forward(layers_of(theta, values.networks, values.sizes), inputs)
     q = q.gather(2, outputs.view(1, -1, 1).expand(values.networks, -1, -1)).squeeze(2)
     return (q - targets).square().mean(1).sum()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, ROWS])
+def test_values_and_their_derivatives_are_the_same_in_one_piece_and_in_several(rows, monkeypatch):
+    values = made(SHAPES["several outputs"])
+    inputs = normal(rows, 3, seed=4, dtype=torch.float64).requires_grad_()
+    whole = values(inputs)
+    (slopes,) = torch.autograd.grad(whole.square().sum(), inputs)
+    monkeypatch.setattr(action_values, "ROWS_AT_ONCE", 8)
+    parts = values(inputs)
+    assert parts.shape == (2, rows, 4)
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(torch.autograd.grad(parts.square().sum(), inputs)[0], slopes, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("sizes", SHAPES.values(), ids=SHAPES)

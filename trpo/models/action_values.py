@@ -14,7 +14,7 @@ from trpo.numerics.ensemble import Layer, forward, layers_of, parameter_count
 from trpo.system import seeds
 
 MOST_JOINT_ACTIONS = 256
-ROWS_AT_ONCE = 2_048  # what lies between the layers stays in a processor's cache: 8,192 in one piece take twice as long
+ROWS_AT_ONCE = 2_048  # what lies between the layers then stays in the cache of a processor
 
 
 class ActionValues(nn.Module):

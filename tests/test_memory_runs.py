@@ -297,6 +297,7 @@ def test_trpo_evaluate_works_on_it(run, capsys):
         (["critic.memory=gru", "policy.memory=none", "policy.network=own_networks:Plain"], "memory or network out"),
         (["policy.memory=rnn"], "one of none, gru, lstm"),
         (["policy.memory_inputs=[time]"], "one of action, reward"),
+        (["policy.memory_inputs=[action]", "policy.memory=none"], "policy.memory_inputs needs a memory"),
     ],
 )
 def test_what_does_not_go_with_memory_is_refused(overrides, words, tmp_path, monkeypatch):

@@ -270,3 +270,38 @@ def test_an_observation_of_parts_is_learned_from(tmp_path):
     arguments = ["env.num_envs=8", "run.total_steps=12000", "run.steps_per_iteration=512", "run.evaluation_episodes=40"]
     assert train([MARKED, *arguments, "critic.epochs=3", f"hydra.run.dir={run}"]) == 0
     assert summary(run)["final_evaluation"]["return_mean"] > 1.95
+
+
+def test_a_mask_cannot_be_taken_for_something_to_see():
+    line = refusal(train, MARKED, "policy.vectors=[action_mask]")
+    assert "action_mask is the mask of valid actions: it cannot be taken as vector" in line
+
+
+class HalfBroken(probes.gymnasium.Env):
+    """A part of its observation is never a number."""
+
+    observation_space = probes.spaces.Dict(
+        a=probes.spaces.Box(-1.0, 1.0, (1,)), broken=probes.spaces.Box(-1.0, 1.0, (1,))
+    )
+    action_space = probes.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return self.seen(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.seen(), 1.0, self.steps == 5, False, {}
+
+    def seen(self):
+        return {"a": np.zeros(1, np.float32), "broken": np.full(1, np.nan, np.float32)}
+
+
+probes.gymnasium.register("HalfBroken-v0", HalfBroken)
+
+
+def test_a_part_that_no_network_sees_may_be_broken(tmp_path):
+    seen = ("policy.observations=[a]", "critic.observations=[a]", "run.evaluation_episodes=2")
+    assert train([*TINY, "env.id=HalfBroken-v0", *seen, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    assert summary(tmp_path / "run")["final_evaluation"]["return_mean"] == 5.0
+    assert evaluate([str(tmp_path / "run"), "--episodes", "2"]) == 0

@@ -54,6 +54,8 @@ class Config(Section):
                 "policy.noise_correlation needs trust_region.surrogate=score: action values know nothing of the noise "
                 "that goes on"
             )
+        if self.policy.memory_inputs and {self.policy.memory, self.critic.memory} == {"none"}:
+            raise UserError("policy.memory_inputs needs a memory to see them: policy.memory=gru, say")
         if self.policy.network and (self.policy.std, self.policy.final_std_scale) != ("shared", 1.0):
             raise UserError("a network of one's own has its own σ: leave policy.std and policy.final_std_scale out")
         if {self.policy.memory, self.critic.memory} != {"none"}:

@@ -205,6 +205,7 @@ def evaluated(trainer: Trainer) -> dict[str, float]:
         seed=config.seed,
         number=trainer.iteration,
         info_keys=config.record.info_keys,
+        kept=config.sees,
     )
     return united(ranks.everyones(evaluation)).figures()
 

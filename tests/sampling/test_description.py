@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from trpo.sampling.description import as_json, described
+from trpo.sampling.description import as_json, described, space_of
 
 BOX = {"type": "Box", "dtype": "float32"}
 SPACES = [
@@ -42,3 +42,12 @@ SPACES = [
 @pytest.mark.parametrize(("space", "expected"), SPACES, ids=lambda value: str(value)[:30])
 def test_a_space_is_strict_json(space, expected):
     assert json.loads(json.dumps(as_json(described(space)), allow_nan=False)) == expected
+
+
+@pytest.mark.parametrize("space", [space for space, _ in SPACES], ids=lambda value: str(value)[:30])
+def test_a_subclass_of_a_space_is_described_as_what_it_is_a_kind_of(space):
+    base = type(space)
+    own = space_of(described(space))
+    own.__class__ = type("Own", (base,), {})
+    assert type(space_of(described(own))) is base
+    assert space_of(described(own)) == space

@@ -159,3 +159,45 @@ def test_a_mask_in_the_info_of_a_vector_entry_point_is_refused_and_not_overlooke
     envs = SimpleNamespace(single_action_space=spaces.Discrete(2), reset=lambda seed: (np.zeros((3, 1)), info))
     with pytest.raises(UserError, match=r"vector: Some-v0 says action_mask") if info else nullcontext():
         check_unmasked("Some-v0", envs)
+
+
+OUTSIDE = [
+    (spaces.MultiDiscrete([2, 3]), [2, 0], "the observation 2 is none of the 2 of its space, which count from 0"),
+    (spaces.MultiDiscrete([2, 3]), [-1, 0], "the observation -1 is none"),
+    (
+        spaces.MultiDiscrete([2, 3], start=[5, 5]),
+        [5, 4],
+        "the observation 4 is none of the 3 of its space",
+    ),
+    (spaces.MultiBinary(2), [1, 7], "the observation 7 of a MultiBinary space is neither 0 nor 1"),
+    (spaces.MultiBinary(2), [0.5, 0], "the observation 0.5 of a MultiBinary space"),
+    (spaces.MultiBinary(2), [float("nan"), 0], "the observation nan of a MultiBinary space"),
+]
+
+
+@pytest.mark.parametrize(("space", "given", "words"), OUTSIDE, ids=str)
+def test_what_is_not_in_a_space_of_choices_fails_to_encode(space, given, words):
+    _, encode = make_encoder(space)
+    with pytest.raises(ValueError, match=words):
+        encode(np.array([space.sample(), given]))
+
+
+EMPTY = spaces.Box(-1.0, 1.0, (0,))
+
+
+def test_parts_without_numbers_are_left_out():
+    leaves, encode = make_encoder(spaces.Dict(a=spaces.Box(-1.0, 1.0, (2,)), e=EMPTY, f=spaces.Tuple([])))
+    assert leaves.keys() == {"a"}
+    assert leaves_of(encode({"a": np.zeros((3, 2)), "e": np.zeros((3, 0)), "f": ()})).keys() == {"a"}
+
+
+@pytest.mark.parametrize("space", [EMPTY, spaces.Dict(e=EMPTY), spaces.Tuple([]), spaces.Dict()], ids=str)
+def test_an_observation_without_numbers_is_refused(space):
+    with pytest.raises(UserError, match=r"observation space .* is not supported|so there is nothing to see"):
+        make_encoder(space)
+
+
+def test_two_parts_of_one_name_are_refused():
+    number = spaces.Box(-1.0, 1.0, (2,))
+    with pytest.raises(UserError, match=r"two parts of the observation are called a\.b"):
+        make_encoder(spaces.Dict({"a": spaces.Dict(b=number), "a.b": number}))

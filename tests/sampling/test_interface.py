@@ -168,6 +168,7 @@ CONTAINED = [
     box([-0.4, 0.1], [0.4, 0.7], np.float16),
     spaces.Box(-0.1, 0.3, (2, 3)),
     box([0.0, -np.inf, -np.inf], [np.inf, 0.3, np.inf]),
+    box([-0.1, -np.inf], [np.inf, 0.1], np.float64),  # bounds that float32 does not have
 ]
 
 
@@ -200,12 +201,14 @@ def number_of_actions(space):
 UNSUPPORTED_OBSERVATIONS = [
     spaces.Sequence(spaces.Discrete(2)),
     spaces.Graph(spaces.Discrete(2), None),
+    spaces.OneOf([spaces.Discrete(2), spaces.Box(0.0, 1.0, (2,))]),
 ]
 UNSUPPORTED_ACTIONS = [
     spaces.Dict({"a": spaces.Discrete(2)}),
     spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)]),
     spaces.Box(0, 5, (2,), np.int64),
     spaces.Text(8),
+    spaces.Box(-1.0, 1.0, (0,)),
 ]
 
 

@@ -105,6 +105,7 @@ def evaluate_run(
         video=video,
         shown=shown,
         info_keys=config.record.info_keys,
+        kept=config.sees,
     )
     return Evaluated(config.env.id, state["env_steps"], evaluation)
 

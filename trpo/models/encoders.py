@@ -151,6 +151,8 @@ def as_asked(spec: Spec, config: Config) -> Spec:
     for kind, names in ((Kind.IMAGE, policy.images), (Kind.GRID, policy.grids), (Kind.VECTOR, policy.vectors)):
         check_names(names, leaves)
         for name in names:
+            if leaves[name].kind is Kind.MASK:
+                raise UserError(f"{name} is the mask of valid actions: it cannot be taken as {kind}")
             if min(sides(leaves[name].shape), default=0) < SMALLEST.get(kind, 0):
                 raise UserError(
                     f"{name} cannot be taken as {kind}: its shape is {leaves[name].shape}, and its rows and columns "

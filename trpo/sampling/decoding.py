@@ -49,7 +49,9 @@ class BoxDecoder(nn.Module):
         low, high, bounded = box_bounds(space)
         half = (np.where(bounded, high, 1.0) - np.where(bounded, low, -1.0)) / 2
         centre = (np.where(bounded, high, 0.0) + np.where(bounded, low, 0.0)) / 2
-        self.as_they_are = bool((half == 1).all() and not centre.any())
+        finite = np.concatenate([bound[np.abs(bound) < WIDEST_BOUND] for bound in (low, high)])
+        exact = (finite == finite.astype(np.float32)).all()  # or the clip, which is in float32, would round past it
+        self.as_they_are = bool((half == 1).all() and not centre.any() and exact)
         self.limits = own_units(space)
         self.half_range, self.centre, self.low, self.high = map(torch.from_numpy, (half, centre, low, high))  # float64
 

@@ -9,10 +9,21 @@ from gymnasium import spaces
 
 from trpo.config import UserError
 
+# A subclass of somebody's is described as what it is a kind of.
+KINDS = (
+    spaces.Box,
+    spaces.Discrete,
+    spaces.MultiDiscrete,
+    spaces.MultiBinary,
+    spaces.Text,
+    spaces.Dict,
+    spaces.Tuple,
+)
+
 
 def described(space: spaces.Space | None) -> dict[str, Any]:
     """Return a space as tensors and plain data. Raises `UserError` for one that no agent of ours can have."""
-    kind: dict[str, Any] = {"type": type(space).__name__}
+    kind: dict[str, Any] = {"type": next((one.__name__ for one in KINDS if isinstance(space, one)), None)}
     if isinstance(space, spaces.Box):
         exact = np.float64 if np.issubdtype(space.dtype, np.floating) else np.int64
         low, high = (torch.from_numpy(np.array(bound, dtype=exact)) for bound in (space.low, space.high))

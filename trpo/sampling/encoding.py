@@ -24,7 +24,12 @@ Kept = Callable[[str], bool]
 SMALLEST_PICTURE = 36  # pixels a side; what is smaller is a grid
 
 
-def make_encoder(space: spaces.Space, actions: int = 0, kept: Kept = lambda _: True) -> tuple[Spec, Encode]:
+def everything(_: str) -> bool:
+    """Return that a part is kept, whatever its name."""
+    return True
+
+
+def make_encoder(space: spaces.Space, actions: int = 0, kept: Kept = everything) -> tuple[Spec, Encode]:
     """Return the leaves of a space that are `kept`, and the encoder of a batch of its observations, always a copy.
 
     A batch is what a vector environment gives, or for a space of one part a list of single observations. A part called
@@ -38,10 +43,15 @@ def make_encoder(space: spaces.Space, actions: int = 0, kept: Kept = lambda _: T
     encoders: dict[str, Callable[[Any], Tensor]] = {}
     for path, part in parts_of(space):
         name, is_mask = name_of(path), name_of(path) == MASK and actions > 0
-        if not (is_mask or kept(name)):
+        if not (is_mask or kept(name)) or is_empty(part):
             continue
+        if name in paths:
+            raise UserError(f"two parts of the observation are called {name}: {paths[name]} and {path}; rename one")
         paths[name] = path
         leaves[name], encoders[name] = make_mask_encoder(part, actions) if is_mask else make_leaf_encoder(part)
+
+    if not leaves:
+        raise UserError(f"observation space {space} has no part with numbers, so there is nothing to see")
 
     def encode(raw: Any) -> Observations:
         parts = {name: encoder(functools.reduce(pick, paths[name], raw)) for name, encoder in encoders.items()}
@@ -78,20 +88,49 @@ def make_leaf_encoder(space: spaces.Space) -> tuple[Leaf, Callable[[Any], Tensor
     if isinstance(space, spaces.Discrete):
         count, start = int(space.n), int(space.start)
         return Leaf(Kind.ONE_HOT, (count,)), lambda raw: one_hot(raw, count, start)
-    if isinstance(space, spaces.Box):
+    if isinstance(space, spaces.MultiDiscrete):
+        return Leaf(Kind.VECTOR, (int(space.nvec.sum()),)), make_one_hots(space)
+    if isinstance(space, spaces.MultiBinary):
+        size = int(np.prod(space.shape))
+        return Leaf(Kind.VECTOR, (size,)), lambda raw: bits(raw, size)
+    if isinstance(space, spaces.Text):
+        return Leaf(Kind.VECTOR, (int(spaces.flatdim(space)),)), lambda raw: flattened(space, raw)
+    if isinstance(space, spaces.Box) and not is_empty(space):
         return make_box_encoder(space)
-    if not space.is_np_flattenable:
-        raise UserError(
-            f"observation space {space} is not supported; supported: Box, Discrete, MultiDiscrete, MultiBinary, Text, "
-            "and Dict and Tuple of them"
-        )
-    size = int(spaces.flatdim(space))
+    raise UserError(
+        f"observation space {space} is not supported; supported: Box, Discrete, MultiDiscrete, MultiBinary, Text, "
+        "and Dict and Tuple of them"
+    )
 
-    def flatten(raw: Any) -> Tensor:
-        rows: Any = [spaces.flatten(space, one) for one in raw]
-        return torch.from_numpy(np.array(rows, dtype=np.float32))
 
-    return Leaf(Kind.VECTOR, (size,)), flatten
+def is_empty(space: spaces.Space) -> bool:
+    """Return whether a space of one part has no numbers."""
+    return isinstance(space, spaces.Box) and 0 in space.shape
+
+
+def flattened(space: spaces.Space, raw: Any) -> Tensor:
+    """Return observations as rows (B, n), as Gymnasium flattens each."""
+    rows: Any = [spaces.flatten(space, one) for one in raw]
+    return torch.from_numpy(np.array(rows, dtype=np.float32))
+
+
+def make_one_hots(space: spaces.MultiDiscrete) -> Callable[[Any], Tensor]:
+    """Return the encoder to rows (B, Σ nvec) with one 1 for each number."""
+    choices = [(int(n), int(start)) for n, start in zip(space.nvec.flat, space.start.flat, strict=True)]
+
+    def encode(raw: Any) -> Tensor:
+        columns = np.asarray(raw, dtype=np.int64).reshape(-1, len(choices)).T
+        return torch.cat([one_hot(column, *one) for column, one in zip(columns, choices, strict=True)], dim=1)
+
+    return encode
+
+
+def bits(raw: Any, size: int) -> Tensor:
+    """Return zeros and ones as rows (B, size). Raises `ValueError` for other numbers."""
+    numbers = np.array(raw, dtype=np.float32).reshape(-1, size)
+    if others := numbers[(numbers != 0) & (numbers != 1)].tolist():
+        raise ValueError(f"the observation {others[0]:g} of a MultiBinary space is neither 0 nor 1")
+    return torch.from_numpy(numbers)
 
 
 def one_hot(raw: Any, count: int, start: int) -> Tensor:

@@ -13,8 +13,9 @@ from trpo.config import EnvConfig
 from trpo.models.agent import Agent
 from trpo.models.observations import are_finite
 from trpo.sampling.checks import NOTHING_VALID
+from trpo.sampling.encoding import Kept, everything
 from trpo.sampling.infos import Infos, told
-from trpo.sampling.interface import make_interface
+from trpo.sampling.interface import Interface, make_interface
 from trpo.sampling.making import make_env
 from trpo.sampling.watching import make_recorded_env, make_shown_env
 from trpo.system import seeds
@@ -52,12 +53,14 @@ def evaluate(
     video: Path | None = None,
     info_keys: tuple[str, ...] = (),
     shown: bool = False,
+    kept: Kept = everything,
 ) -> Evaluation:
     """Return the outcome of whole episodes of the agent's mode, or of independent samples if `stochastic`.
 
     Nothing of the training is touched: no statistics, no environment, no generator. Episode i of evaluation
     `number` starts from a seed of its own, whichever others run, and however many side by side. With `video`,
-    episodes run one by one and are written there as MP4 files; with `shown`, one by one on the screen.
+    episodes run one by one and are written there as MP4 files; with `shown`, one by one on the screen. Of observations
+    with several parts those are read that are `kept`, by name.
     """
     if video or shown:
         width, envs = 1, [make_recorded_env(config, video) if video else make_shown_env(config)]
@@ -69,8 +72,9 @@ def evaluate(
     starts = [seeds.integer(seed, seeds.Role.EVALUATION_ENVIRONMENTS, number, i) for i in episodes]
     groups = [starts[first : first + width] for first in range(0, len(starts), max(width, 1))]
     keys = Infos(info_keys).keys
+    interface = make_interface(envs[0].observation_space, envs[0].action_space, kept)
     try:
-        outcomes = [run_episodes(agent, envs, group, generator, keys) for group in groups]
+        outcomes = [run_episodes(agent, envs, interface, group, generator, keys) for group in groups]
     finally:
         for env in envs:
             env.close()
@@ -87,12 +91,12 @@ def united(parts: list[Evaluation]) -> Evaluation:
 def run_episodes(
     agent: Agent,
     envs: list[gymnasium.Env],
+    interface: Interface,
     starts: list[int],
     generator: torch.Generator | None,
     info_keys: tuple[str, ...] = (),
 ) -> Evaluation:
     """Return the outcome of one episode in each of the first environments, one per seed in `starts`."""
-    interface = make_interface(envs[0].observation_space, envs[0].action_space)
     device = next(agent.parameters()).device
     observations = [env.reset(seed=start)[0] for env, start in zip(envs, starts, strict=False)]
     returns, lengths = np.zeros(len(starts)), np.zeros(len(starts), dtype=int)

@@ -13,7 +13,7 @@ from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, 
 from trpo.models.observations import MASK, Kind, Observations, Spec, leaves_of, named
 from trpo.sampling.decoding import BoxDecoder, IntegerDecoder, own_units
 from trpo.sampling.description import described
-from trpo.sampling.encoding import Encode, Kept, make_contains, make_encoder
+from trpo.sampling.encoding import Encode, Kept, everything, make_contains, make_encoder
 
 Decode = Callable[[Tensor], np.ndarray]
 
@@ -51,9 +51,7 @@ class Interface(NamedTuple):
         return torch.stack([~part.any(1) for part in parts]).any(0)
 
 
-def make_interface(
-    observation_space: spaces.Space, action_space: spaces.Space, kept: Kept = lambda _: True
-) -> Interface:
+def make_interface(observation_space: spaces.Space, action_space: spaces.Space, kept: Kept = everything) -> Interface:
     """Return the interface for these spaces, with the parts of an observation that are `kept` by name.
 
     Raises `UserError` naming a space that is not supported.
@@ -87,6 +85,8 @@ def decoder_for(space: spaces.Space) -> tuple[Distribution, nn.Module]:
 
     Raises `UserError` naming a space that is not supported.
     """
+    if 0 in (getattr(space, "shape", None) or ()):
+        raise UserError(f"action space {space} has no numbers: there is nothing to decide")
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return DiagonalGaussian(int(np.prod(space.shape))), BoxDecoder(space)
     if isinstance(space, spaces.Discrete):

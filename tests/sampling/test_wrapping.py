@@ -115,7 +115,7 @@ def test_a_module_in_the_working_directory_is_found(tmp_path, monkeypatch):
     (tmp_path / "my_wrappers.py").write_text("from probes import Scaled\nclass Mine(Scaled):\n    pass\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    assert type(make_env(config_of("my_wrappers:Mine"))).__name__ == "Mine"
+    assert type(make_env(config_of("my_wrappers:Mine")).env).__name__ == "Mine"
     monkeypatch.delitem(sys.modules, "my_wrappers")
 
 

@@ -11,14 +11,16 @@ from typing import Any
 
 import gymnasium
 import mujoco
+from gymnasium import spaces
 from gymnasium.error import UnregisteredEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from trpo.config import EnvConfig, UserError, first_line
 from trpo.models.observations import MASK
+from trpo.sampling.conforming import Conforming
 from trpo.sampling.infos import told
 from trpo.sampling.interface import Interface, make_interface
-from trpo.sampling.masks import MASKABLE, SOURCES, with_mask
+from trpo.sampling.masks import MASKABLE, SOURCES, first_info, has_own_mask, with_mask
 from trpo.sampling.missing import import_package, why
 from trpo.sampling.pool import Pool, has
 from trpo.sampling.pool_env import PoolEnv, only_in_envpool
@@ -44,9 +46,20 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
     look_here_too()
     if config.backend == "envpool" and only_in_envpool(config.id):
         return PoolEnv(config, **kwargs)
-    env = wrapped(make_with_gymnasium(config, **kwargs), config.wrappers)
-    key = repr((config.id, config.arguments, config.wrappers))
-    return with_mask(env, key, lambda: wrapped(make_with_gymnasium(config), config.wrappers))
+    with contextlib.ExitStack() as stack:
+        env = stack.enter_context(contextlib.closing(make_conforming(config, **kwargs)))
+        masked = with_mask(env, config, lambda: make_conforming(config))
+        stack.pop_all()
+    return masked
+
+
+def make_conforming(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
+    """Return one environment in its wrappers, with the types of its spaces. Raises `UserError` if it has none."""
+    env = make_with_gymnasium(config, **kwargs)
+    check_spaces(env, config.id)
+    env = wrapped(env, config.wrappers)
+    check_spaces(env, config.id)
+    return Conforming(env)
 
 
 def make_with_gymnasium(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
@@ -57,6 +70,27 @@ def make_with_gymnasium(config: EnvConfig, **kwargs: Any) -> gymnasium.Env:
     except Exception as error:
         said = why(config.id, error) + in_envpool(config, error)
         raise UserError(f"env.id={config.id} cannot be made: {said}") from error
+
+
+def check_spaces(env: gymnasium.Env, id: str) -> None:
+    """Raise `UserError` if an environment has not two spaces of Gymnasium's, and close it then."""
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name, None)
+        if not isinstance(space, spaces.Space):
+            env.close()
+            raise UserError(f"env.id={id}: its {name} {wrong_space(space, name)}")
+
+
+def wrong_space(space: Any, name: str) -> str:
+    """Return what something is that is no space, and what is usually meant."""
+    if space is None:
+        return f"is missing or None; __init__ sets self.{name} to one of gymnasium.spaces"
+    kind = type(space)
+    for plain, meant in ((dict, "Dict"), (tuple, "Tuple"), (list, "Tuple")):
+        if isinstance(space, plain):
+            return f"is a plain {kind.__name__}; gymnasium.spaces.{meant}(…) around it makes it a space"
+    old = "; it is of the old gym, and gymnasium.spaces has its like" if kind.__module__.startswith("gym.") else ""
+    return f"is {kind.__module__}.{kind.__qualname__}, which is no gymnasium.spaces.Space{old}"
 
 
 @contextlib.contextmanager
@@ -147,6 +181,7 @@ def check_environment(config: EnvConfig) -> Interface:
         if config.backend == "vector":
             with contextlib.closing(make_vector_entry_point(config)) as envs:
                 check_unmasked(config.id, envs)
+                check_same_spaces(config.id, env, envs)
                 return make_interface(envs.single_observation_space, envs.single_action_space)
         if config.backend == "envpool":
             with contextlib.closing(Pool(config, env)) as pool:
@@ -156,8 +191,27 @@ def check_environment(config: EnvConfig) -> Interface:
 
 def check_unmasked(id: str, envs: VectorEnv) -> None:
     """Raise `UserError` if a vector entry point says masks in its info, where nobody would see them."""
-    if isinstance(envs.single_action_space, MASKABLE) and MASK in envs.reset(seed=0)[1]:
+    if isinstance(envs.single_action_space, MASKABLE) and MASK in first_info(envs, f"env.backend=vector: {id}"):
         raise UserError(f"env.backend=vector: {id} says {MASK} in its info, which sync and async environments read")
+
+
+def check_same_spaces(id: str, env: gymnasium.Env, envs: VectorEnv) -> None:
+    """Raise `UserError` if a vector entry point has other spaces than the single environment, which evaluates."""
+    if has_own_mask(env.observation_space) and not has_own_mask(envs.single_observation_space):
+        raise UserError(
+            f"env.backend=vector: the single environment of {id} says {MASK}, and its vector entry point does not; "
+            "env.backend=sync or async reads it"
+        )
+    pairs = {
+        "observation": (env.observation_space, envs.single_observation_space),
+        "action": (env.action_space, envs.single_action_space),
+    }
+    for name, (single, vector) in pairs.items():
+        if single != vector:
+            raise UserError(
+                f"env.backend=vector: the {name} space of {id} is {vector} in its vector entry point, and {single} in "
+                "the single environment, which evaluates"
+            )
 
 
 @contextlib.contextmanager

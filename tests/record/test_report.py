@@ -277,6 +277,16 @@ def test_a_run_that_learned_enough_is_healthy_and_has_a_score(enough, run, tmp_p
     assert parsed.texts["h3"] == [f"copy ({STOPPED[enough]})"]
 
 
+def test_an_evaluation_before_the_end_of_a_run_is_no_final_one(run, sweep, tmp_path):
+    """As of a run that went on without evaluations."""
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"env_steps": 256}) + "\n")
+    _, parsed = report(sweep / "b1", run, "--output", tmp_path / "out")
+    head, _, row = parsed.tables[0]
+    assert dict(zip(head, row, strict=True))["evaluation, final"] == "–"
+    assert sorted(row[1] for row in parsed.tables[1][1:]) == ["0 (1 without a score)", "1"]
+
+
 def test_damaged_metrics_are_read_up_to_the_damage_and_the_page_says_so(run, tmp_path):
     whole = (run / "metrics.jsonl").read_bytes()
     (run / "metrics.jsonl").write_bytes(whole[:-100])

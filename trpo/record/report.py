@@ -138,7 +138,7 @@ def describe_run(run: Run, name: str, differing: Sequence[str]) -> dict[str, Any
         "differing": [run.config.get(key) for key in differing],
         "env_steps": f"{run.env_steps:,}" if run.rows else "–",
         "training_return": number(float(np.mean(returns[-10:])) if returns else None),
-        "final_evaluation": number(evaluations[-1] if evaluations else None),
+        "final_evaluation": number(run.final(SCORE)),
         "best_evaluation": number(max(evaluations) if evaluations else None),
         "kl_spent": percent(float(np.median(spent)) if (spent := shares_spent(run)) else None),
         "error": percent(float(np.median(errors)) if errors else None),
@@ -150,7 +150,7 @@ def describe_run(run: Run, name: str, differing: Sequence[str]) -> dict[str, Any
 def status_in_words(run: Run) -> str:
     """Return a run's status, with the return at which it stopped if that is why."""
     enough = run.config.get("run.stop_at_return")
-    reached = run.rows[-1].get(SCORE) if run.rows else None
+    reached = run.final(SCORE)
     if run.status != STOPPED or enough is None or reached is None or reached < enough:
         return run.status  # who watches a run may stop it, too
     return f"stopped at a return of {number(enough)}"

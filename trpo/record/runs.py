@@ -47,6 +47,13 @@ class Run(NamedTuple):
         """How far the run came, in environment steps."""
         return int(self.rows[-1]["env_steps"]) if self.rows else 0
 
+    def final(self, tag: str) -> float | None:
+        """Return the value of a tag after the last iteration, or None if it was not logged there.
+
+        Of evaluations only one that the run ended with is final: those before are of earlier policies.
+        """
+        return self.rows[-1].get(tag) if self.rows else None
+
     def column(self, tag: str) -> tuple[list[float], list[float]]:
         """Return the environment steps and values of a tag, where it exists."""
         points = [(row["env_steps"], row[tag]) for row in self.rows if tag in row]

@@ -266,7 +266,7 @@ STOPPED = {-1.0: "stopped at a return of -1.0", 501.0: "stopped", None: "stopped
 
 @pytest.mark.parametrize("enough", STOPPED)
 def test_a_run_that_learned_enough_is_healthy_and_has_a_score(enough, run, tmp_path):
-    """At the return it was given, or because who watched it said so."""
+    """At the return that is in its configuration, or at one that was there before."""
     change_config(run, "run", stop_at_return=enough)
     (run / "summary.json").write_text(json.dumps(summary(run) | {"exit_reason": "stopped"}))
     _, parsed = report(run, "--output", tmp_path / "out")

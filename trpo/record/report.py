@@ -152,7 +152,7 @@ def status_in_words(run: Run) -> str:
     enough = run.config.get("run.stop_at_return")
     reached = run.final(SCORE)
     if run.status != STOPPED or enough is None or reached is None or reached < enough:
-        return run.status  # who watches a run may stop it, too
+        return run.status  # a callback of an earlier version stopped it, or it was to stop at another return
     return f"stopped at a return of {number(enough)}"
 
 

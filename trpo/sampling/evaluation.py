@@ -32,7 +32,7 @@ class Evaluation(NamedTuple):
     infos: list[dict[str, float]] = []  # noqa: RUF012  what was told at the ends of those that told anything
 
     def figures(self) -> dict[str, float]:
-        """Return the evaluation tags: mean and (population) standard deviation over how many episodes; what was told."""
+        """Return the evaluation tags: mean and (population) standard deviation over so many episodes; what was told."""
         told = {key: [info[key] for info in self.infos if key in info] for info in self.infos for key in info}
         return info_figures({key: (sum(values), len(values)) for key, values in told.items()}) | {
             "return_mean": float(np.mean(self.returns)),

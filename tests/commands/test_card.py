@@ -197,6 +197,7 @@ def test_a_run_that_was_never_evaluated_claims_nothing(tmp_path, monkeypatch, ca
 def test_damage_is_told_and_the_rest_is_read(run, capsys):
     with open(run / "metrics.jsonl", "a") as file:
         file.write("{damaged\n")
+    (run / "summary.json").write_text(json.dumps(summary(run) | {"versions": None}))
     assert card(["run"]) == 0
     assert "metrics.jsonl is damaged at line" in capsys.readouterr().err
 

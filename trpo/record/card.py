@@ -112,7 +112,7 @@ def metadata(environment: str, scores: Sequence[Score]) -> dict[str, Any]:
 
 def versions(run: Run) -> str:
     """Return the versions that a run was made with, or nothing if it has not ended."""
-    found = {**run.summary.get("versions", {}), "commit": run.summary.get("git_commit")}
+    found = {**run.versions, "commit": run.summary.get("git_commit")}
     return ", ".join(f"{name} {version}" for name, version in found.items() if version)
 
 

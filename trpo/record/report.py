@@ -32,7 +32,7 @@ from trpo.record.runs import Run
 PAGE = "report.html"
 WORST = 5  # iterations listed as those in which the quadratic model was most wrong
 MOST_DETAILS = 12  # runs that get figures of their own
-RECORDING = re.compile(r"record\.|run\.(evaluat|checkpoint|keep_)")
+RECORDING = re.compile(r"record\.|run\.(evaluat|checkpoint|keep_|fallback_)|env\.pin$")  # decides no number
 SMALLEST_KL = 1e-8  # nats; below it a relative error is rounding
 
 
@@ -64,9 +64,9 @@ def write_report(runs: Sequence[Run], directory: Path, searches: Sequence[Path],
         left_out=max(0, len(runs) - MOST_DETAILS),
         warnings=[*warnings, *(warning for run in runs for warning in run.warnings)],
         **describe_configuration(environments),
-        versions={"run": names[runs[0].name], **runs[0].summary.get("versions", {})},
+        versions={"run": names[runs[0].name], **runs[0].versions},
     )
-    (directory / PAGE).write_text(page, encoding="utf-8")
+    (directory / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")  # names of any bytes
     return directory / PAGE
 
 

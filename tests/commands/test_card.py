@@ -1,7 +1,9 @@
 """`trpo-card`: what a card says is what the run's files say, read by another route."""
 
+import io
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -200,6 +202,14 @@ def test_damage_is_told_and_the_rest_is_read(run, capsys):
     (run / "summary.json").write_text(json.dumps(summary(run) | {"versions": None}))
     assert card(["run"]) == 0
     assert "metrics.jsonl is damaged at line" in capsys.readouterr().err
+
+
+def test_a_name_in_other_bytes_is_printed_as_it_is(run, monkeypatch):
+    other = run.rename(os.fsdecode(b"caf\xe9"))
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert card([str(other)]) == 0
+    assert stream.buffer.getvalue() == b"caf\xe9/README.md\n"
 
 
 def test_what_makes_no_card_is_refused_in_one_line(run, trained):

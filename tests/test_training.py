@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny_runs import TINY, fingerprints, rows, summary, train_tiny
 
 import trpo
+from trpo.record.runs import read_run
 from trpo.training import written
 
 KEYS = {line.partition("=")[0]: json.loads(line.partition("=")[2]) for line in TINY}
@@ -57,9 +58,11 @@ def test_a_callback_sees_each_iteration_and_acts_with_the_agent_without_moving_a
 def test_a_callback_that_returns_false_ends_the_run_saved(answer, tmp_path):
     keys = {**KEYS, "run.total_steps": 960, "hydra.run.dir": tmp_path / "o'brien, josé"}
     run = trpo.train(task="cartpole", callback=lambda row, agent: answer if row["iteration"] == 2 else True, **keys)
-    assert (run.summary["exit_reason"], run.summary["env_steps"]) == ("stopped", 96)
+    assert (run.summary["exit_reason"], run.summary["env_steps"]) == ("callback", 96)
     assert run.agent.env_steps == 96
     assert trpo.train(task="cartpole", **keys, **{"run.resume": "auto"}).summary["env_steps"] == 96  # it has ended
+    ended = read_run(run.directory)
+    assert (ended.status, ended.whole) == ("stopped by callback", False)  # nobody says that it learned enough
     del keys["hydra.run.dir"]
     longer = trpo.train(task="cartpole", **{**keys, "run.total_steps": 128, "run.resume": run.directory})
     assert longer.summary["env_steps"] == 128  # who names it wants more

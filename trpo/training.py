@@ -53,7 +53,7 @@ def train(
             environment a function makes cannot be resumed, swept or evaluated by a command, which could not call it.
         total_steps: short for `run.total_steps`, the only short form.
         callback: called after every iteration with its row (the tags of TensorBoard) and the agent as it is; the run
-            is saved and ends when it returns False.
+            is saved and ends when it returns False, with the exit reason `callback`.
         keys: as they are typed, `**{"trust_region.max_kl": 0.02}`; also `task`, `surrogate` and `hydra.run.dir`.
 
     Raises `UserError` for what the command would refuse, before anything has been made.
@@ -112,7 +112,7 @@ def watching(callback: Callback) -> run.Watch:
             agents.append(TrainedAgent(trainer.agent, trainer.config, interface=interface, env_steps=0))
         agents[0].env_steps = trainer.env_steps
         answer = callback(row, agents[0])
-        return run_directory.STOPPED if answer is not None and not answer else None
+        return run_directory.CALLBACK if answer is not None and not answer else None
 
     return watch
 

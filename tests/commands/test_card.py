@@ -1,7 +1,9 @@
 """`trpo-card`: what a card says is what the run's files say, read by another route."""
 
+import io
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -16,6 +18,7 @@ from tiny_runs import compose, refusal, rows, summary, train_tiny
 from trpo.commands.card import card
 from trpo.commands.compose import load_config
 from trpo.commands.evaluate import evaluate
+from trpo.commands.train import train
 
 OVERRIDES = (
     "policy.hidden_sizes=[8]",
@@ -95,6 +98,30 @@ def test_the_score_has_its_protocol_and_an_interval(run, capsys):
     ]
 
 
+@pytest.mark.parametrize("asked", [0, 200])
+def test_the_episodes_are_those_that_were_played_whatever_is_asked_for_by_now(asked, run, capsys):
+    _, before = written(capsys, "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["run"]["evaluation_episodes"] = asked
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    _, text = written(capsys, "run", "--force")
+    assert scores(text) == scores(before)
+    assert scores(text)[0][2] == "7"
+
+
+def test_an_evaluation_before_the_end_is_not_that_of_the_finished_run(run, capsys):
+    before = summary(run)["final_evaluation"]
+    assert train(["run.resume=run", "run.total_steps=640", "run.evaluation_episodes=0"]) == 0
+    capsys.readouterr()
+    told, text = written(capsys, "run")
+    assert "model-index" not in told
+    assert [row[1:3] for row in scores(text)] == [["512 steps", "7"]]
+    assert "an earlier policy" in text
+    told, text = written(capsys, "run", "--force", "--episodes", "2")
+    assert [row[1] for row in scores(text)] == ["640 steps", f"{before['env_steps']} steps"]
+    assert told["model-index"][0]["results"][0]["metrics"][0]["value"] == scores(text)[0][4].replace("±", "+/-")
+
+
 def test_an_evaluation_anew_is_that_of_trpo_evaluate_and_the_metadata_has_it(run, capsys):
     arguments = ("--episodes", "5", "--seed", "11", "--stochastic")
     told, text = written(capsys, "run", *arguments)
@@ -172,8 +199,17 @@ def test_a_run_that_was_never_evaluated_claims_nothing(tmp_path, monkeypatch, ca
 def test_damage_is_told_and_the_rest_is_read(run, capsys):
     with open(run / "metrics.jsonl", "a") as file:
         file.write("{damaged\n")
+    (run / "summary.json").write_text(json.dumps(summary(run) | {"versions": None}))
     assert card(["run"]) == 0
     assert "metrics.jsonl is damaged at line" in capsys.readouterr().err
+
+
+def test_a_name_in_other_bytes_is_printed_as_it_is(run, monkeypatch):
+    other = run.rename(os.fsdecode(b"caf\xe9"))
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert card([str(other)]) == 0
+    assert stream.buffer.getvalue() == b"caf\xe9/README.md\n"
 
 
 def test_what_makes_no_card_is_refused_in_one_line(run, trained):

@@ -185,6 +185,7 @@ ENDS = [
     (None, None, 1),
     (None, "finished", 0),
     (None, "stopped", 0),
+    (None, "callback", 0),
     (None, "SIGTERM", 143),
     (None, "SIGUSR2", 140),
     ("SIGTERM", "SIGTERM", 1),  # of the last time

@@ -246,7 +246,7 @@ def test_a_seed_that_stopped_early_ends_the_mean_and_no_curve_of_another():
     assert set(panel.get_lines()[0].get_xdata()) == {60}
 
 
-@pytest.mark.parametrize("status", ["unfinished", "stopped by SIGTERM", "failed: no"])
+@pytest.mark.parametrize("status", ["unfinished", "stopped by SIGTERM", "stopped by callback", "failed: no"])
 def test_a_run_that_did_not_finish_has_no_score_and_does_not_cut_the_curves_of_others(status):
     short = returned((0, 0.0), (40, 0.0))._replace(status=status)
     score = Score([*scored(1.0, 4.0), scored(100.0)[0]._replace(status=status)])

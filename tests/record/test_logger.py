@@ -32,7 +32,7 @@ JUDGED = {
 BAND = {"kept_per_root_nat_low", "kept_per_root_nat_high"}
 SOMETIMES = {
     "rollout": {"episode_return", "episode_length"},
-    "evaluation": {"return_mean", "return_std", "length_mean"},
+    "evaluation": {"return_mean", "return_std", "length_mean", "episodes"},
     "policy": {"std_mean", "std_min"},
 }
 

@@ -5,6 +5,7 @@ import contextlib
 import html.parser
 import io
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -23,7 +24,13 @@ RUNS = {  # one differing key, two seeds, and what is merely recorded
     "a0": ["seed=0", "record.profile_every=2"],
     "a1": ["seed=1", "run.checkpoint_every=64"],
     "b0": ["seed=0", "trust_region.max_kl=0.05"],
-    "b1": ["seed=1", "trust_region.max_kl=0.05", "run.keep_checkpoints=1"],
+    "b1": [
+        "seed=1",
+        "trust_region.max_kl=0.05",
+        "run.keep_checkpoints=1",
+        "env.pin=false",
+        "run.fallback_directory=/tmp",
+    ],
 }
 EVIL = "<script>alert('1')</script>"
 
@@ -266,7 +273,7 @@ STOPPED = {-1.0: "stopped at a return of -1.0", 501.0: "stopped", None: "stopped
 
 @pytest.mark.parametrize("enough", STOPPED)
 def test_a_run_that_learned_enough_is_healthy_and_has_a_score(enough, run, tmp_path):
-    """At the return it was given, or because who watched it said so."""
+    """At the return that is in its configuration, or at one that was there before."""
     change_config(run, "run", stop_at_return=enough)
     (run / "summary.json").write_text(json.dumps(summary(run) | {"exit_reason": "stopped"}))
     _, parsed = report(run, "--output", tmp_path / "out")
@@ -275,6 +282,16 @@ def test_a_run_that_learned_enough_is_healthy_and_has_a_score(enough, run, tmp_p
     assert ("td", {"class": "text unhealthy"}) not in parsed.tags
     assert parsed.tables[1][1][1:3] == ["1", f"{summary(run)['final_evaluation']['return_mean']:,.1f}"]
     assert parsed.texts["h3"] == [f"copy ({STOPPED[enough]})"]
+
+
+def test_an_evaluation_before_the_end_of_a_run_is_no_final_one(run, sweep, tmp_path):
+    """As of a run that went on without evaluations."""
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"env_steps": 256}) + "\n")
+    _, parsed = report(sweep / "b1", run, "--output", tmp_path / "out")
+    head, _, row = parsed.tables[0]
+    assert dict(zip(head, row, strict=True))["evaluation, final"] == "–"
+    assert sorted(row[1] for row in parsed.tables[1][1:]) == ["0 (1 without a score)", "1"]
 
 
 def test_damaged_metrics_are_read_up_to_the_damage_and_the_page_says_so(run, tmp_path):
@@ -297,6 +314,18 @@ def test_a_foreign_configuration_among_the_runs_is_left_out_and_said_on_the_page
     )
     assert parsed.texts["p"][0] == told
     assert capsys.readouterr().err == f"trpo-report: {told}\n"
+
+
+def test_what_is_damaged_or_named_in_other_bytes_costs_no_page(run, tmp_path):
+    (run / "profiles" / "notes.json").write_text("{}")
+    (run / "summary.json").write_text(json.dumps(summary(run) | {"versions": None}))
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"env_steps": Infinity}\n')
+    other = run.rename(os.fsdecode(os.fsencode(run.parent) + b"/caf\xe9"))
+    shutil.copytree(other, run.parent / "b")
+    _, parsed = report(run.parent, "--output", tmp_path / "out")
+    assert [row[0] for row in parsed.tables[0][1:]] == ["b", r"caf\udce9"]
+    assert len([text for text in parsed.texts["p"] if "damaged" in text or "no profile" in text]) == 4
 
 
 def test_names_and_values_are_text_and_never_tags(sweep, tmp_path):

@@ -64,6 +64,7 @@ def test_the_summary_is_that_of_the_run(run):
         "return_mean": last["evaluation/return_mean"],
         "return_std": last["evaluation/return_std"],
         "length_mean": last["evaluation/length_mean"],
+        "episodes": last["evaluation/episodes"],
     }
     assert told["best_evaluation"]["return_mean"] == max(row["evaluation/return_mean"] for row in rows(run))
 

@@ -1,5 +1,6 @@
 """Run directories read back: real ones, and real ones that were damaged."""
 
+import json
 import shutil
 import signal
 
@@ -30,11 +31,12 @@ class Stopping(Broken):
 
 gymnasium.register("Stopping-v0", Stopping, kwargs={"fault": "none"})
 
+FAILED = "failed: RuntimeError: the simulator fell over"  # and said why, in a second line
 ENDINGS = {  # environment and further overrides, exit code, status
     "finished": ([], 0, "finished"),
     "stopped": (["env.id=test_runs:Stopping-v0"], 143, "stopped by SIGTERM"),
-    "failed": (["env.id=broken:Raising-v0"], 1, "failed: and said why"),
-    "failed in the warm-up": (["env.id=broken:Raising-v0", "+env.kwargs.at=3"], 1, "failed: and said why"),
+    "failed": (["env.id=broken:Raising-v0"], 1, FAILED),
+    "failed in the warm-up": (["env.id=broken:Raising-v0", "+env.kwargs.at=3"], 1, FAILED),
 }
 
 
@@ -104,7 +106,27 @@ def test_a_failed_run_is_unfinished_from_the_start_of_the_next_attempt_to_its_en
         Session, "resume", lambda *arguments: (seen.append(read_run(run).status), restore(*arguments))[1]
     )
     assert train([f"run.resume={run}"]) == 1
-    assert [*seen, read_run(run).status] == ["unfinished", "failed: and said why"]
+    assert [*seen, read_run(run).status] == ["unfinished", FAILED]
+
+
+TRACES = {  # what stands in the log after the failure, and the line that names it
+    "a message with an indent": ("Traceback (most):\n  File 1\n    a()\nA: it\n  broke\nnow\n", "A: it"),
+    "one after another": (
+        "Traceback (most):\n  File 1\nA: first\n\nThe above was the cause:\n\nTraceback (most):\n  File 2\nm.B: x\ny\n",
+        "m.B: x",
+    ),
+    "and a note": ("Traceback (most):\n  File 1\nA\na note\n2026-01-01 00:00:00,000 INFO a: b\n", "A"),
+    "no stack": ("ValueError: x\n", "ValueError: x"),
+    "cut": ("Traceback (most):\n  File 1\n", "  File 1"),
+    "nothing": ("", "see train.log"),
+}
+
+
+@pytest.mark.parametrize(("trace", "named"), TRACES.values(), ids=TRACES)
+def test_a_failed_run_has_the_line_that_names_the_exception(trace, named, copy):
+    (copy / "summary.json").unlink()
+    (copy / "train.log").write_text(f"2026-01-01 00:00:00,000 ERROR trpo.console: the run failed\n{trace}")
+    assert read_run(copy).status == f"failed: {named}"
 
 
 DAMAGES = {  # what is done to the lines of metrics.jsonl, the line that is reported, the rows that are left
@@ -113,6 +135,7 @@ DAMAGES = {  # what is done to the lines of metrics.jsonl, the line that is repo
     "a line of zeros": (lambda lines: [*lines[:2], b"\0" * 40, *lines[2:]], 3, 2),
     "a number for an object": (lambda lines: [lines[0], b"17", *lines[1:]], 2, 1),
     "a row without its steps": (lambda lines: [b"{}", *lines], 1, 0),
+    "steps without end": (lambda lines: [*lines[:2], b'{"env_steps": Infinity}', *lines[2:]], 3, 2),
     "an empty line": (lambda lines: [*lines[:4], b"", *lines[4:]], 5, 4),
 }
 
@@ -149,6 +172,51 @@ def test_runs_come_in_the_order_of_their_names_and_each_one_once(folder):
     assert str(folder / "finished") in below
     twice = find_runs([folder / "finished", folder / "failed", folder / "finished"])
     assert [run.name for run in twice] == [str(folder / "finished"), str(folder / "failed")]
+
+
+@pytest.mark.parametrize(("name", "text"), [("notes", "{}"), ("step_1", '{"kl": [0.5]}'), ("step_x", "")])
+def test_foreign_files_among_the_profiles_cost_a_warning(name, text, copy):
+    whole = read_run(copy)
+    file = copy / "profiles" / f"{name}.json"
+    file.write_text(text or (copy / "profiles" / "step_000000000096.json").read_text())
+    run = read_run(copy)
+    assert run.profiles == whole.profiles
+    assert run.warnings == [f"{file} is no profile of a step: left out"]
+
+
+@pytest.mark.parametrize("versions", [None, [], "2.0"])
+def test_versions_that_are_none_are_none(versions, copy):
+    assert read_run(copy).versions == summary(copy)["versions"]
+    (copy / "summary.json").write_text(json.dumps(summary(copy) | {"versions": versions}))
+    assert read_run(copy).versions == {}
+
+
+def test_the_order_in_which_arguments_were_typed_is_none_of_the_configuration(copy):
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    read = []
+    for names in ("ab", "ba"):
+        kwargs = {name: [{one: 1 for one in names}] for name in names}
+        config["env"] |= {"kwargs": kwargs, "wrappers": [{"wrapper": "m:W", **kwargs}]}
+        (copy / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        read.append(read_run(copy).config)
+    assert str(read[0]) == str(read[1])
+    assert read[0]["env.kwargs"] == kwargs
+
+
+def test_runs_behind_links_are_found_and_each_one_once_whatever_leads_to_it(folder, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(folder / "finished", runs / "b" / "run")
+    (runs / "a").symlink_to(runs / "b")
+    (runs / "b" / "latest").symlink_to(runs / "b" / "run")
+    (runs / "b" / "again").symlink_to(runs)  # in a circle
+    (runs / "elsewhere").symlink_to(folder / "failed")
+    (runs / "nowhere").symlink_to(tmp_path / "absent")
+    names = [str(runs / "b" / "run"), str(runs / "elsewhere")]
+    assert [run.name for run in find_runs([runs])] == names
+    assert [
+        run.name for run in find_runs([runs, runs / "b" / "latest", folder / "failed", runs / "b" / "run"])
+    ] == names
+    assert [run.name for run in find_runs([runs / "b" / "latest", runs])] == [str(runs / "b" / "latest"), names[1]]
 
 
 def test_a_run_deep_below_is_found(folder, tmp_path):

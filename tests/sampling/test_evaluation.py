@@ -126,7 +126,8 @@ def test_arguments_of_the_environment_are_passed_on():
 def test_figures_are_the_population_moments_of_the_episodes():
     # mean of (1, 2, 6) = 3; variance (4 + 1 + 9) / 3
     figures = Evaluation([1.0, 2.0, 6.0], [10, 20, 60]).figures()
-    assert figures == {"return_mean": 3.0, "return_std": pytest.approx((14 / 3) ** 0.5), "length_mean": 30.0}
+    moments = {"return_mean": 3.0, "return_std": pytest.approx((14 / 3) ** 0.5), "length_mean": 30.0}
+    assert figures == moments | {"episodes": 3}
 
 
 def test_the_backend_of_training_makes_no_difference():

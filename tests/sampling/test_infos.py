@@ -1,6 +1,7 @@
 """What environments tell at the end of an episode, on every backend, in training and in evaluation."""
 
 import contextlib
+import json
 import logging
 
 import gymnasium
@@ -39,7 +40,23 @@ class Telling(gymnasium.Env):
         return np.zeros(1, np.float32), 0.0, *ends, info
 
 
+class Doubtful(Telling):
+    """Tells no size that is finite but in every other episode."""
+
+    episodes = 0
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = float(size)
+
+    def step(self, action):
+        *moved, info = super().step(action)
+        self.episodes += self.steps == 3
+        return *moved, info | {"size": self.size if self.episodes % 2 else 0.5, "never": self.size}
+
+
 gymnasium.register("Telling-v0", entry_point=Telling)
+gymnasium.register("Doubtful-v0", entry_point=Doubtful)
 
 
 @pytest.mark.parametrize("backend", ["sync", "async"])
@@ -79,6 +96,27 @@ def test_a_figure_that_is_never_told_is_named_once(tmp_path, caplog):
 def test_numbers_and_truths_count_whatever_holds_them_and_nothing_else_does():
     info = {"a": True, "b": np.float32(0.5), "c": np.array([2]), "d": "text", "e": [1, 2], "f": None, "g": {"h": 1}}
     assert told(info, [*info, "absent"]) == {"a": 1.0, "b": 0.5, "c": 2.0}
+
+
+def test_what_is_not_finite_is_not_told():
+    info = {"a": np.nan, "b": -np.inf, "c": np.array([np.inf], np.float32), "d": np.float64(2.0)}
+    assert told(info, info) == {"d": 2.0}
+    info = {"a": np.array([np.nan, 1.0]), "b": np.array([np.inf, -np.inf]), "_b": np.array([True, True])}
+    np.testing.assert_equal(told_by_all(info, ("a", "b"), 2), [[np.nan, np.nan], [1.0, np.nan]])
+
+
+@pytest.mark.parametrize("size", ["nan", "inf"])
+def test_a_figure_that_is_not_finite_ends_no_run_and_is_in_no_mean(size, tmp_path, capsys):
+    kwargs = (f"+env.kwargs.size='{size}'", "record.info_keys=[size,never]", "run.evaluation_episodes=20")
+    assert train(["env.id=Doubtful-v0", *TINY, *kwargs, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    last = rows(tmp_path / "run")[-1]
+    assert last["rollout/info_size"] == last["evaluation/info_size"] == 0.5
+    assert not [tag for tag in last if tag.endswith("info_never")]
+    capsys.readouterr()
+    assert evaluate([str(tmp_path / "run"), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert figures["info_size"] == 0.5
+    assert "info_never" not in figures
 
 
 def test_gymnasium_marks_who_tells_and_envpool_does_not():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from trpo.config import UserError
-from trpo.system.streams import give_up, say
+from trpo.system.streams import give_up, let_names_through, say
 
 CLOSED_PIPE = 128 + signal.SIGPIPE  # what a shell reports for a program that one has ended
 
@@ -29,6 +29,7 @@ def command(name: str) -> Callable[[Command], Callable[..., int]]:
 
 def reported(name: str, function: Command, arguments: list[str]) -> int:
     """Return the exit code of a command: one line and code 2 for a mistake, code 1 for a disk or a rank that failed."""
+    let_names_through(sys.stdout)
     try:
         try:
             return function(arguments)

@@ -71,8 +71,8 @@ def plan_job(composed: Composed, directory: Path, load_config: Callable[[Path], 
     finished = reason == run_directory.FINISHED and steps >= config.run.total_steps
     if finished and asked != AUTO:
         raise UserError(f"{directory} holds a finished run of {steps} steps; a larger run.total_steps makes it go on")
-    enough = (run_directory.STOPPED, run_directory.PRUNED)
-    finished |= reason in enough and asked == AUTO  # as it was meant to; who names it wants more
+    meant = (run_directory.STOPPED, run_directory.CALLBACK, run_directory.PRUNED)
+    finished |= reason in meant and asked == AUTO  # as it was meant to; who names it wants more
     if not finished and config.run.total_steps < stored.run.total_steps:
         check_leaves_steps(directory, config.run.total_steps)
     return Plan(directory, config, recorded([*before, *composed.overrides]), resume=True, finished=finished)

@@ -15,7 +15,7 @@ from trpo.record.promises import per_root_nat
 from trpo.record.report import SMALLEST_KL, percent, shares_spent
 from trpo.record.runs import Run
 
-RETURN_MEAN, RETURN_STD = "evaluation/return_mean", "evaluation/return_std"
+RETURN_MEAN, RETURN_STD, EPISODES = "evaluation/return_mean", "evaluation/return_std", "evaluation/episodes"
 MODE, SAMPLES = "mode", "samples"
 
 
@@ -40,13 +40,18 @@ class Score(NamedTuple):
 
 
 def render_card(run: Run, overrides: Sequence[str], anew: Score | None = None) -> str:
-    """Return the card of a run; an evaluation made `anew` comes first, and is the one that the metadata has.
+    """Return the card of a run; an evaluation made `anew` comes first.
+
+    The metadata has that one, or the last one that the run made if it ended with it.
 
     Raises `UserError` if the run has no iteration yet.
     """
     if not run.rows:
         raise UserError(f"{run.name} has no iteration yet: there is nothing to say of it")
-    scores = [score for score in (anew, last_evaluation(run)) if score is not None]
+    last = last_evaluation(run)
+    earlier = last is not None and last.env_steps < run.env_steps
+    scores = [score for score in (anew, last) if score is not None]
+    claimed = [score for score in scores if not (earlier and score is last)][:1]
     template = jinja2.Template(
         (Path(__file__).parent / "card.md.jinja").read_text("utf-8"),
         trim_blocks=True,
@@ -54,9 +59,10 @@ def render_card(run: Run, overrides: Sequence[str], anew: Score | None = None) -
         undefined=jinja2.StrictUndefined,
     )
     told = {
-        "metadata": yaml.safe_dump(metadata(environment_of(run), scores[:1]), sort_keys=False, allow_unicode=True),
+        "metadata": yaml.safe_dump(metadata(environment_of(run), claimed), sort_keys=False, allow_unicode=True),
         "environment": environment_of(run),
         "scores": scores,
+        "earlier": earlier,
         "seed": run.config["seed"],
         "status": run.status,
         "env_steps": run.rows[-1]["env_steps"],
@@ -73,11 +79,12 @@ def environment_of(run: Run) -> str:
 
 
 def last_evaluation(run: Run) -> Score | None:
-    """Return the last evaluation of a run, or None if there was none."""
+    """Return the last evaluation of a run, or None if there was none; earlier versions did not log its episodes."""
     evaluated = [row for row in run.rows if RETURN_MEAN in row]
     if not evaluated:
         return None
-    row, episodes = evaluated[-1], int(run.config["run.evaluation_episodes"])
+    row = evaluated[-1]
+    episodes = int(row.get(EPISODES, run.config["run.evaluation_episodes"]))
     return Score(MODE, row["env_steps"], episodes, int(run.config["seed"]), row[RETURN_MEAN], row[RETURN_STD])
 
 
@@ -105,7 +112,7 @@ def metadata(environment: str, scores: Sequence[Score]) -> dict[str, Any]:
 
 def versions(run: Run) -> str:
     """Return the versions that a run was made with, or nothing if it has not ended."""
-    found = {**run.summary.get("versions", {}), "commit": run.summary.get("git_commit")}
+    found = {**run.versions, "commit": run.summary.get("git_commit")}
     return ", ".join(f"{name} {version}" for name, version in found.items() if version)
 
 

@@ -32,7 +32,7 @@ from trpo.record.runs import Run
 PAGE = "report.html"
 WORST = 5  # iterations listed as those in which the quadratic model was most wrong
 MOST_DETAILS = 12  # runs that get figures of their own
-RECORDING = re.compile(r"record\.|run\.(evaluat|checkpoint|keep_)")
+RECORDING = re.compile(r"record\.|run\.(evaluat|checkpoint|keep_|fallback_)|env\.pin$")  # decides no number
 SMALLEST_KL = 1e-8  # nats; below it a relative error is rounding
 
 
@@ -64,9 +64,9 @@ def write_report(runs: Sequence[Run], directory: Path, searches: Sequence[Path],
         left_out=max(0, len(runs) - MOST_DETAILS),
         warnings=[*warnings, *(warning for run in runs for warning in run.warnings)],
         **describe_configuration(environments),
-        versions={"run": names[runs[0].name], **runs[0].summary.get("versions", {})},
+        versions={"run": names[runs[0].name], **runs[0].versions},
     )
-    (directory / PAGE).write_text(page, encoding="utf-8")
+    (directory / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")  # names of any bytes
     return directory / PAGE
 
 
@@ -138,7 +138,7 @@ def describe_run(run: Run, name: str, differing: Sequence[str]) -> dict[str, Any
         "differing": [run.config.get(key) for key in differing],
         "env_steps": f"{run.env_steps:,}" if run.rows else "–",
         "training_return": number(float(np.mean(returns[-10:])) if returns else None),
-        "final_evaluation": number(evaluations[-1] if evaluations else None),
+        "final_evaluation": number(run.final(SCORE)),
         "best_evaluation": number(max(evaluations) if evaluations else None),
         "kl_spent": percent(float(np.median(spent)) if (spent := shares_spent(run)) else None),
         "error": percent(float(np.median(errors)) if errors else None),
@@ -150,9 +150,9 @@ def describe_run(run: Run, name: str, differing: Sequence[str]) -> dict[str, Any
 def status_in_words(run: Run) -> str:
     """Return a run's status, with the return at which it stopped if that is why."""
     enough = run.config.get("run.stop_at_return")
-    reached = run.rows[-1].get(SCORE) if run.rows else None
+    reached = run.final(SCORE)
     if run.status != STOPPED or enough is None or reached is None or reached < enough:
-        return run.status  # who watches a run may stop it, too
+        return run.status  # a callback of an earlier version stopped it, or it was to stop at another return
     return f"stopped at a return of {number(enough)}"
 
 

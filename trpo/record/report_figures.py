@@ -18,10 +18,10 @@ SCORE = "evaluation/return_mean"
 
 
 class Score:
-    """Final evaluations of whole runs: interquartile mean, bootstrap interval (Agarwal et al. 2021)."""
+    """Evaluations at the end of whole runs: interquartile mean, bootstrap interval (Agarwal et al. 2021)."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self.values = [values[-1] for run in runs if run.whole and (values := run.values(SCORE))]
+        self.values = [value for run in runs if run.whole and (value := run.final(SCORE)) is not None]
         self.left_out = len(runs) - len(self.values)
         scores = np.array(self.values)
         self.iqm = float(interquartile_mean(scores)) if self.values else None

@@ -2,8 +2,9 @@
 
 import itertools
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,11 @@ from trpo.record.run_directory import (
 )
 
 TIME = re.compile(r"\d{4}-\d\d-\d\d ")  # how a line of train.log begins
+PROFILE = re.compile(r"step_\d+")  # what the file of a profile is called
+DRAWN = {  # of a profile
+    *("outcome", "max_kl", "fractions", "kl", "kl_quadratic", "kl_cubic", "improvement", "improvement_linear"),
+    *("candidates", "cg_residuals"),
+}
 
 Rows = list[dict[str, Any]]
 
@@ -47,6 +53,19 @@ class Run(NamedTuple):
         """How far the run came, in environment steps."""
         return int(self.rows[-1]["env_steps"]) if self.rows else 0
 
+    @property
+    def versions(self) -> dict[str, Any]:
+        """With which versions the run was made; empty if it has not ended, or its summary does not say."""
+        told = self.summary.get("versions")
+        return told if isinstance(told, dict) else {}
+
+    def final(self, tag: str) -> float | None:
+        """Return the value of a tag after the last iteration, or None if it was not logged there.
+
+        Of evaluations only one that the run ended with is final: those before are of earlier policies.
+        """
+        return self.rows[-1].get(tag) if self.rows else None
+
     def column(self, tag: str) -> tuple[list[float], list[float]]:
         """Return the environment steps and values of a tag, where it exists."""
         points = [(row["env_steps"], row[tag]) for row in self.rows if tag in row]
@@ -60,22 +79,38 @@ class Run(NamedTuple):
 def find_runs(paths: Iterable[Path], warnings: list[str] | None = None) -> list[Run]:
     """Return every run at or below the paths, in the order of their names; who cannot be read is told in `warnings`.
 
-    Raises `UserError` if there is none.
+    A run counts once, under the first of its names, however many lead to it. Raises `UserError` if there is none.
     """
-    directories = []
+    directories: dict[str, Path] = {}
     for path in paths:
         if not path.is_dir():
             raise UserError(f"there is no directory {path}")
-        found = sorted(file.parent for file in path.rglob(CONFIG) if is_run(file.parent))
+        found = sorted(directories_of_runs(path))
         if not found:
             raise UserError(f"{path} holds no run: no directory in it has {CONFIG} and {METRICS} or {LOG}")
-        directories += found
-    runs, reasons = read_runs(dict.fromkeys(directories))
+        for directory in found:
+            directories.setdefault(os.path.realpath(directory), directory)
+    runs, reasons = read_runs(directories.values())
     if not runs:
         raise UserError(reasons[0])
     if warnings is not None:
         warnings += [f"{reason}: left out" for reason in reasons]
     return runs
+
+
+def directories_of_runs(path: Path) -> Iterator[Path]:
+    """Yield the directory of every run at or below a path, behind links too, each once: links may go in circles."""
+    seen = set()
+    for name, below, files in os.walk(path, followlinks=True):
+        place = os.path.realpath(name)
+        if place in seen:
+            below.clear()
+            continue
+        seen.add(place)
+        if CONFIG in files and is_run(Path(name)):
+            yield Path(name)
+        links = {one for one in below if os.path.islink(os.path.join(name, one))}
+        below[:] = [*sorted({*below} - links), *sorted(links)]  # what is there itself keeps its own name
 
 
 def read_runs(directories: Iterable[Path]) -> tuple[list[Run], list[str]]:
@@ -102,7 +137,6 @@ def read_run(directory: Path) -> Run:
     warnings: list[str] = []
     config = read_config(directory / CONFIG)
     summary = read_json(directory / SUMMARY, warnings) or {}
-    profiles = {file.stem: read_json(file, warnings) for file in sorted((directory / PROFILES).glob("*.json"))}
     return Run(
         name=str(directory),
         config=config,
@@ -110,7 +144,7 @@ def read_run(directory: Path) -> Run:
         summary=summary,
         status=status_of(directory, summary),
         warnings=warnings,
-        profiles=[profile | {"name": name} for name, profile in profiles.items() if profile],
+        profiles=read_profiles(directory / PROFILES, warnings),
     )
 
 
@@ -136,6 +170,18 @@ def read_json(file: Path, warnings: list[str]) -> dict[str, Any] | None:
         return None
 
 
+def read_profiles(directory: Path, warnings: list[str]) -> list[dict[str, Any]]:
+    """Return the profiles in a directory with their names, in their order; what is none costs a warning."""
+    profiles = []
+    for file in sorted(directory.glob("*.json")):
+        profile = read_json(file, warnings)
+        if profile is not None and PROFILE.fullmatch(file.stem) and profile.keys() >= DRAWN:
+            profiles.append(profile | {"name": file.stem})
+        elif profile is not None:
+            warnings.append(f"{file} is no profile of a step: left out")
+    return profiles
+
+
 def read_rows(file: Path, warnings: list[str]) -> Rows:
     """Return the rows of a metrics file up to the first line that is not one, with a warning if there is one."""
     rows: Rows = []
@@ -144,7 +190,7 @@ def read_rows(file: Path, warnings: list[str]) -> Rows:
         try:
             row = json.loads(line)
             rows.append({**row, "env_steps": int(row["env_steps"])})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):  # the last of steps without end
             warnings.append(f"{file} is damaged at line {number}: read up to there")
             break
     return rows
@@ -161,13 +207,30 @@ def status_of(directory: Path, summary: dict[str, Any]) -> str:
     if not failed or "the run starts" in after or "going on from" in after:  # the last is what earlier versions say
         return "unfinished"
     trace = list(itertools.takewhile(lambda line: not TIME.match(line), after.strip().splitlines()))
-    return f"failed: {trace[-1] if trace else 'see train.log'}"
+    return f"failed: {exception_in(trace) if trace else 'see train.log'}"
+
+
+def exception_in(trace: Sequence[str]) -> str:
+    """Return the line of a traceback that names the exception: the first without an indent after the last stack.
+
+    Lines of its message may follow.
+    """
+    stacks = [number for number, line in enumerate(trace) if line.startswith("Traceback")]
+    after = trace[stacks[-1] + 1 :] if stacks else trace
+    return next((line for line in after if line[:1].strip()), trace[-1])
 
 
 def flatten(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of a nested configuration under dotted keys."""
+    """Yield the leaves of a nested configuration under dotted keys, mappings among them by the order of their names."""
     for name, value in tree.items():
         if isinstance(value, dict) and not name.endswith("kwargs"):
             yield from flatten(value, f"{path}{name}.")
         else:
-            yield f"{path}{name}", value
+            yield f"{path}{name}", in_order(value)
+
+
+def in_order(value: Any) -> Any:
+    """Return a value in which entries of mappings have the order of their names, however they were typed."""
+    if isinstance(value, dict):
+        return {name: in_order(value[name]) for name in sorted(value, key=str)}
+    return [in_order(part) for part in value] if isinstance(value, list) else value

@@ -33,12 +33,13 @@ class Evaluation(NamedTuple):
     infos: list[dict[str, float]] = []  # noqa: RUF012  what was told at the ends of those that told anything
 
     def figures(self) -> dict[str, float]:
-        """Return the evaluation tags: mean and (population) standard deviation over episodes; what else was told."""
+        """Return the evaluation tags: mean and (population) standard deviation over so many episodes; what was told."""
         told = {key: [info[key] for info in self.infos if key in info] for info in self.infos for key in info}
         return info_figures({key: (sum(values), len(values)) for key, values in told.items()}) | {
             "return_mean": float(np.mean(self.returns)),
             "return_std": float(np.std(self.returns)),
             "length_mean": float(np.mean(self.lengths)),
+            "episodes": len(self.returns),  # what is asked for may change when a run goes on
         }
 
 

@@ -1,6 +1,7 @@
 """The figures that environments say in the last info of an episode: success, and what else was asked for."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,19 +13,23 @@ log = logging.getLogger(__name__)
 
 
 def told(info: Mapping[str, Any], keys: Iterable[str]) -> dict[str, float]:
-    """Return the numbers and truths of one environment's info that are called so."""
+    """Return the finite numbers and truths of one environment's info that are called so."""
     numbers = {key: number(info[key]) for key in keys if key in info}
     return {key: value for key, value in numbers.items() if value is not None}
 
 
 def number(value: Any) -> float | None:
-    """Return a number or a truth as a float, whatever holds it, or None for anything else."""
+    """Return a finite number or a truth as a float, whatever holds it, or None for anything else.
+
+    NaN and infinity have no place in a mean, nor in JSON: who gives them tells nothing.
+    """
     array = np.asarray(value)
-    return float(array.reshape(())) if array.size == 1 and array.dtype.kind in "biuf" else None
+    figure = float(array.reshape(())) if array.size == 1 and array.dtype.kind in "biuf" else math.nan
+    return figure if math.isfinite(figure) else None
 
 
 def told_by_all(info: Mapping[str, Any], keys: tuple[str, ...], num_envs: int) -> np.ndarray:
-    """Return the figures in the info of B environments (B, K), NaN where one does not say it.
+    """Return the figures in the info of B environments (B, K), NaN where one does not say it, or none that is finite.
 
     Gymnasium marks under `_key` which of them do; EnvPool's always all do.
     """
@@ -34,7 +39,7 @@ def told_by_all(info: Mapping[str, Any], keys: tuple[str, ...], num_envs: int) -
             continue
         values = np.asarray(info[key])
         if values.shape == (num_envs,) and values.dtype.kind in "biuf":
-            said = np.asarray(info.get(f"_{key}", True))
+            said = np.isfinite(values) & np.asarray(info.get(f"_{key}", True))
             figures[:, column] = np.where(said, values, np.nan)
     return figures
 

@@ -1,5 +1,6 @@
 """What is printed for somebody who may be gone: behind a pipe that was closed, or at a terminal that was."""
 
+import io
 import os
 from contextlib import suppress
 from typing import TextIO
@@ -11,6 +12,12 @@ def say(line: str, stream: TextIO) -> None:
         print(line, file=stream, flush=True)
     except OSError:
         give_up(stream)
+
+
+def let_names_through(stream: TextIO) -> None:
+    """Print names of files that are not UTF-8 with the bytes that they have, as the next command wants them."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="surrogateescape")
 
 
 def give_up(stream: TextIO) -> None:

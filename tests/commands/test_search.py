@@ -14,20 +14,28 @@ import pytest
 import yaml
 from same_runs import assert_same_run
 from tiny_runs import TINY, compose, environment_variables, fingerprints, process, refusal, rows, summary, train_tiny
+from tiny_searches import (
+    KL,
+    PAID,
+    PAY,
+    STOPS,
+    TINIER,
+    asked,
+    crash,
+    disturb,
+    line,
+    terminate,
+    trials_of,
+)
 
 from trpo.commands.compose import compose_jobs, load_config, to_config
-from trpo.commands.search import checked_search, search, search_parser
+from trpo.commands.search import search
 from trpo.commands.train import train
 from trpo.config import UserError
 from trpo.record.runs import read_run
 from trpo.search.found import importances, ranking
-from trpo.search.study import CONTINUES, WORKER, check_storage, journal, make_study, opened, running, take
-from trpo.trainer import Trainer
+from trpo.search.study import CONTINUES, WORKER, check_storage, finished, journal, make_study, running, take
 
-TINIER = (*TINY, "run.evaluate_every=32")  # three evaluations
-PAID = ("env.id=probes:Paid-v0", *TINIER)
-PAY = "+env.kwargs.pay=interval(0.25,0.75)"
-KL = "trust_region.max_kl=tag(log,interval(0.005,0.1))"
 PROGRAM = "import sys; from trpo.commands.search import search\nif __name__ == '__main__': sys.exit(search())"
 
 
@@ -35,19 +43,6 @@ PROGRAM = "import sys; from trpo.commands.search import search\nif __name__ == '
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def line(*words, trials=1, seeds=1, storage="s/x.log"):
-    return [*words, f"--trials={trials}", f"--seeds={seeds}", f"--storage={storage}"]
-
-
-def asked(*words, **options):
-    """The search that a line asks for."""
-    return checked_search(search_parser().parse_intermixed_args(line(*words, **options)))
-
-
-def trials_of(directory, storage="s/x.log"):
-    return opened(directory / storage).get_trials()
 
 
 def test_trial_0_is_the_configuration_as_it_is(elsewhere):
@@ -157,35 +152,6 @@ def test_nothing_is_given_up_without_a_pruner(elsewhere):
     assert {trial.state.name for trial in trials_of(elsewhere)} == {"COMPLETE"}
 
 
-def disturb(monkeypatch, happens, when):
-    """Let something happen at the start of an iteration."""
-    iterate = Trainer.iterate
-
-    def disturbed(trainer):
-        if when(trainer):
-            happens()
-        return iterate(trainer)
-
-    monkeypatch.setattr(Trainer, "iterate", disturbed)
-
-
-def crash():
-    raise RuntimeError("the simulator fell over\nand said why")
-
-
-def terminate():
-    signal.raise_signal(signal.SIGTERM)
-
-
-def interrupt():
-    signal.raise_signal(signal.SIGINT)
-
-
-def interrupt_twice():
-    interrupt()
-    interrupt()
-
-
 def test_a_run_that_fails_ends_its_trial_and_not_the_search(elsewhere, monkeypatch, capsys):
     disturb(monkeypatch, crash, lambda trainer: trainer.config.critic.epochs == 1)
     assert search(line(*PAID, "critic.epochs=1,2", trials=6)) == 0
@@ -200,9 +166,6 @@ def test_a_search_of_which_nothing_is_complete_says_so_by_its_code(elsewhere, mo
     disturb(monkeypatch, crash, lambda trainer: True)
     assert search(line(*PAID, "critic.epochs=1,2", trials=2)) == 1
     assert not (elsewhere / "s/x/task").exists()
-
-
-STOPS = {"SIGTERM": (terminate, 143), "Ctrl-C": (interrupt, 130), "twice": (interrupt_twice, 130)}
 
 
 EARLY, BETWEEN = 0, 2  # evaluations come after every iteration, checkpoints after every second
@@ -447,7 +410,9 @@ def test_a_search_whose_process_is_killed_goes_on_to_the_same_end(elsewhere):
     assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert trials[2].params == trials[1].params
     whole = trials_of(elsewhere, "whole/x.log")
-    assert [trials[number].value for number in (0, 2)] == [trial.value for trial in whole[:2]]
+    assert [trial.params for trial in finished(trials)] == [trial.params for trial in whole]
+    assert [trial.value for trial in finished(trials)] == [trial.value for trial in whole]
+    assert trials[2].intermediate_values == whole[1].intermediate_values
     assert_same_run(elsewhere / "s/x/trial_0001/seed0", elsewhere / "whole/x/trial_0001/seed0")
 
 

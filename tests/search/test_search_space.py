@@ -1,5 +1,8 @@
 """What is searched: Hydra's words to numbers and choices, and numbers to text and back."""
 
+from decimal import Decimal
+
+import optuna
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 from trpo.commands.compose import register_schema
 from trpo.commands.search_space import corners, parse_space, parsed_value, with_configured
 from trpo.config import UserError
+from trpo.search.sampler import RoundingSampler, distributions_of
 from trpo.search.space import Choices, Numbers, rounded
 
 BY_HAND = {
@@ -21,6 +25,11 @@ BY_HAND = {
     "critic.epochs=range(30,5,-5)": Numbers("critic.epochs", 10, 30, 5),
     "critic.epochs=tag(log,range(1,11))": Numbers("critic.epochs", 1, 10, log=True),
     "advantage.lam=range(0.1,0.5,0.1)": Numbers("advantage.lam", 0.1, 0.4, 0.1),
+    "advantage.lam=range(0.81234,0.99,0.05)": Numbers("advantage.lam", 0.81234, 0.96234, 0.05),
+    "advantage.lam=range(0.99,0.8,-0.05)": Numbers("advantage.lam", 0.84, 0.99, 0.05),
+    "advantage.gamma=range(0.99,0.9999,0.00033)": Numbers("advantage.gamma", 0.99, 0.99957, 0.00033),
+    "critic.learning_rate=range(1e-4,1e-3,3e-4)": Numbers("critic.learning_rate", 0.0001, 0.0007, 0.0003),
+    "critic.epochs=range(1.0,9.0,2.0)": Numbers("critic.epochs", 1, 7, 2),
     "advantage.lam=range(0,2)": Numbers("advantage.lam", 0.0, 1.0, 1.0),
     "policy.activation=tanh,relu": Choices("policy.activation", ("tanh", "relu")),
     "policy.activation=choice(relu,tanh,relu)": Choices("policy.activation", ("relu", "tanh")),
@@ -72,6 +81,10 @@ REFUSED = {
     "critic.epochs=range(0.5,3)": "whole numbers",
     "critic.epochs=range(1,9,0)": "fewer than two",
     "critic.epochs=range(5,1)": "fewer than two",
+    "advantage.lam=range(0.5,0.6,0.2)": "fewer than two",
+    "advantage.lam=range(0,inf,0.1)": "must be finite",
+    "advantage.lam=range(0,1,nan)": "must be finite",
+    "advantage.lam=range(0.1,1000.1,1e-16)": "more digits than a number keeps",
     "critic.epochs=choice(3)": "one choice is none",
     "critic.epochs=tag(log,choice(1,2))": "not for a search",
     "surrogate=glob(*)": "not for a search",
@@ -90,6 +103,7 @@ def test_what_cannot_be_searched_is_refused(line):
 
 floats = st.floats(1e-6, 1e6)
 ranges = st.builds(lambda low, step, count: (low, low + step * count, step), *[st.integers(1, 1000)] * 3)
+decimals = st.builds(lambda digits, power: Decimal(digits).scaleb(-power), st.integers(1, 99999), st.integers(0, 7))
 
 
 @given(floats, floats, st.booleans())
@@ -106,6 +120,24 @@ def test_a_range_means_the_same_when_it_is_typed_as_it_is_described(ends):
     low, high, step = ends
     dimension = Numbers("critic.epochs", low, high, step if step > 1 else None)
     assert parse_space([dimension.describe()])[1] == [dimension]
+
+
+@given(decimals, decimals, st.integers(2, 60), st.booleans(), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(max_examples=200, deadline=None)
+def test_a_range_holds_its_own_numbers_without_its_end_and_only_those_are_tried(first, step, count, whole, down, seed):
+    step, end = (-step, first - step * count) if down else (step, first + step * count)
+    stop = float(end if whole else end - step / 3)  # whole steps lead to the end, or the last is cut short
+    line = f"+env.kwargs.g=range({float(first)},{stop},{float(step)})"
+    (dimension,) = parse_space([line])[1]
+    numbers = {float(first + step * index) for index in range(count)}
+    assert (dimension.low, dimension.high) == (min(numbers), max(numbers))
+    assert parse_space([dimension.describe()])[1] == [dimension]
+    space = distributions_of([dimension])
+    assert (space["env.kwargs.g"].low, space["env.kwargs.g"].high) == (dimension.low, dimension.high)
+    study = optuna.create_study(sampler=RoundingSampler([dimension], seed))
+    tried = {study.ask(space).params["env.kwargs.g"] for _ in range(5)}
+    assert tried <= numbers
+    assert all(parsed_value(str(value)) == value for value in tried)
 
 
 @given(floats, floats, st.floats(0, 1))

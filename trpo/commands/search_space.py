@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,7 +17,7 @@ from trpo.fields import describe
 from trpo.keys import fields_by_key
 from trpo.models.agent import Agent
 from trpo.models.distributions import Bernoulli, Categorical
-from trpo.search.space import Choices, Dimension, Numbers, Value, rounded
+from trpo.search.space import Choices, Dimension, Numbers, Value, exact
 
 HOW = "say what to search: trust_region.max_kl=interval(0.005,0.1), choice(…), range(…) or tag(log,interval(…))"
 INCOMPARABLE = ("task", "env.id")  # whose returns cannot be compared
@@ -87,13 +88,30 @@ def interval(override: Override, sweep: IntervalSweep) -> Numbers:
 
 
 def steps(override: Override, sweep: RangeSweep) -> Numbers:
-    """Return the numbers of a `range`, whose end is not one of them."""
-    values = sorted(sweep.range()) if sweep.step else []
-    if len(values) < 2:
+    """Return the numbers of a `range`, whose end is not one of them. Raises `UserError` if they are fewer than two."""
+    assert sweep.start is not None
+    assert sweep.stop is not None
+    typed = (sweep.start, sweep.stop, sweep.step)
+    if not all(math.isfinite(one) for one in typed):
+        raise UserError(f"{override.input_line}: the numbers of a range must be finite")
+    low, high = ends_of_range(*map(exact, typed))
+    if low == high:
         raise UserError(f"{override.input_line} holds fewer than two numbers")
-    whole = all(isinstance(value, int) for value in values)
-    low, high = values[0], rounded(values[-1])
-    return checked(override, low, high, whole=whole, log="log" in sweep.tags, step=abs(sweep.step))
+    step = abs(sweep.step)
+    if any(exact(float(one)) != one for one in (low, high, high + exact(step))):
+        raise UserError(f"{override.input_line}: its numbers have more digits than a number keeps")
+    number = int if all(isinstance(one, int) for one in typed) else float
+    return checked(override, number(low), number(high), whole=number is int, log="log" in sweep.tags, step=step)
+
+
+def ends_of_range(start: Fraction, stop: Fraction, step: Fraction) -> tuple[Fraction, Fraction]:
+    """Return the smallest and the largest number of a `range`, the same one if it holds fewer than two.
+
+    Hydra adds floats, whose errors let the end in where whole steps lead to it.
+    """
+    count = math.ceil((stop - start) / step) if step else 0
+    last = start + (max(count, 1) - 1) * step
+    return min(start, last), max(start, last)
 
 
 def checked(

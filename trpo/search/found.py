@@ -8,7 +8,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from trpo.search.space import Dimension, Value
-from trpo.search.study import ERROR, finished
+from trpo.search.study import ERROR, finished, shown_number
 from trpo.search.trials import values_of
 
 ENOUGH = 4  # complete trials, below which an importance would be made up
@@ -17,7 +17,7 @@ ENOUGH = 4  # complete trials, below which an importance would be made up
 class Found(NamedTuple):
     """A trial that has ended."""
 
-    number: int
+    number: int  # of its directory
     value: float | None  # the score; of a pruned one what it was when given up
     state: str  # complete, pruned, failed
     values: dict[str, Value]  # what was tried
@@ -34,7 +34,7 @@ def ranking(study: Study) -> list[Found]:
 def found(trial: FrozenTrial) -> Found:
     """Return a trial in plain words."""
     state = {TrialState.FAIL: "failed"}.get(trial.state, trial.state.name.lower())
-    return Found(trial.number, trial.value, state, values_of(trial), trial.user_attrs.get(ERROR, ""))
+    return Found(shown_number(trial), trial.value, state, values_of(trial), trial.user_attrs.get(ERROR, ""))
 
 
 def importances(study: Study) -> dict[str, float]:

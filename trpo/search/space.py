@@ -1,14 +1,15 @@
 """What is searched: keys, each with the numbers or the choices that it may take. No library is needed for it."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 
-DIGITS = 4  # significant ones of a number that is tried: what is read, recorded and run is the same
+DIGITS = 4  # significant ones of a number between two ends: what is read, recorded and run is the same
 Value = float | int | str  # of a searched key: a number, or a choice as it is typed
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """A key and the numbers from `low` to `high`, both included."""
+    """A key and the numbers from `low` to `high`, both included; with a `step` those that so many steps lead to."""
 
     typed: str  # the key, with a + where it is added to the configuration
     low: float | int
@@ -34,16 +35,24 @@ class Numbers:
         """Return the line that says the same, in one of the forms in which it can be typed."""
         kind = f"interval({self.low},{self.high})"
         if self.step is not None:  # what comes after the last number is no part of a range
-            kind = f"range({self.low},{rounded(self.high + self.step)},{self.step})"
+            end = type(self.low)(exact(self.high) + exact(self.step))
+            kind = f"range({self.low},{end},{self.step})"
         elif self.whole:
             kind = f"int({kind})"
         return f"{self.typed}={f'tag(log,{kind})' if self.log else kind}"
 
     def near(self, value: float) -> float | int:
-        """Return a number with few digits that lies between the ends."""
+        """Return a number that lies between the ends: one of the steps, or else one with few digits."""
         if self.whole:
             return int(value)
+        if self.step is not None:
+            return self.on_a_step(min(max(value, self.low), self.high))
         return min(max(rounded(value), self.low), self.high)
+
+    def on_a_step(self, value: float) -> float:
+        """Return the nearest number that steps lead to, as one would type it: sums of floats drift away from it."""
+        low, step = exact(self.low), exact(self.step or 1)
+        return float(low + round((exact(value) - low) / step) * step)
 
     def recorded(self, value: object) -> float | int:
         """Return the number by which a study remembers that a run had this value of the key.
@@ -82,6 +91,11 @@ class Choices:
 
 
 Dimension = Numbers | Choices
+
+
+def exact(number: float) -> Fraction:
+    """Return a number as it is typed: 0.1 is a tenth, which no float is. Raises `ValueError` if it is not finite."""
+    return Fraction(str(number))
 
 
 def rounded(value: float) -> float:

@@ -24,6 +24,7 @@ from trpo.search.space import Dimension, Value
 from trpo.system.liveness import Identity, is_dead, own_identity
 
 NAME = "trpo"  # of the one study in a file
+PREFIX = "trial_"  # of the directories of runs, before the number
 MOST_DEATHS = 3  # of the processes that ran a trial, before it counts as failed
 
 SEARCH = "search"  # what is kept with the study: those that share it agree on it
@@ -63,7 +64,7 @@ class Search:
 
 def check_storage(search: Search) -> None:
     """Raise `UserError` if the file holds another study or something else, or if runs are there that are of none."""
-    runs = any(search.directory.glob("trial_*"))  # first: another shell may be making its study, and then its runs
+    runs = any(search.directory.glob(f"{PREFIX}*"))  # first: another shell may be making its study, and then its runs
     if search.storage.exists() and (study := opened(search.storage)) is not None:
         check_same(study, search)
     elif runs:
@@ -160,12 +161,17 @@ def take(study: Study, search: Search) -> Trial | None:
         trials = study.get_trials(deepcopy=False)
         if len(finished(trials)) + len(running(trials)) >= search.trials:
             return None
-        study.sampler = RoundingSampler(search.space, seed_of_trial(search.sampler_seed, len(trials)))
+        study.sampler = RoundingSampler(search.space, seed_of_trial(search.sampler_seed, begun(trials)))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Fixed parameter .* is out of range")  # the configured value may be
             trial = study.ask(distributions_of(search.space))
         trial.set_user_attr(WORKER, own_identity())
         return trial
+
+
+def begun(trials: Sequence[FrozenTrial]) -> int:
+    """Return how many trials have begun; one that goes on after it was interrupted began once."""
+    return sum(trial.state != TrialState.WAITING and CONTINUES not in trial.user_attrs for trial in trials)
 
 
 def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -202,4 +208,9 @@ def try_again(study: Study, trial: FrozenTrial, *, deaths: int) -> None:
 
 def directory_of(trial: Trial | FrozenTrial) -> str:
     """Return the name of the directory of a trial's runs."""
-    return str(trial.user_attrs.get(DIRECTORY, f"trial_{trial.number:04}"))
+    return str(trial.user_attrs.get(DIRECTORY, f"{PREFIX}{trial.number:04}"))
+
+
+def shown_number(trial: Trial | FrozenTrial) -> int:
+    """Return the number by which people know a trial, that of its directory: Optuna counts what goes on once more."""
+    return int(directory_of(trial).removeprefix(PREFIX))

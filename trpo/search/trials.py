@@ -10,7 +10,7 @@ from optuna import TrialPruned
 from optuna.trial import FrozenTrial, Trial
 
 from trpo.config import Config
-from trpo.record import run_directory
+from trpo.record import checkpoint, run_directory
 from trpo.record.runs import read_rows
 from trpo.run import train
 from trpo.search.space import Value
@@ -19,6 +19,7 @@ from trpo.system.signals import StopRequest
 from trpo.trainer import Trainer
 
 SCORE = "evaluation/return_mean"
+WHOLE = (run_directory.FINISHED, run_directory.STOPPED)  # the exit reasons of a run to which nothing is missing
 QUIET = ("env.pin=false", "record.progress=false")  # before what is typed, which wins
 
 Compose = Callable[[list[str]], Config]  # of overrides
@@ -62,33 +63,43 @@ class TrialRuns:
         if self.stop.received is not None:  # at the end of the run before
             raise Interrupted
         directory = self.directory / f"seed{seed}"
-        self.evaluations.append(evaluations_in(directory))
+        self.take_over(directory)
         overrides = [*QUIET, *self.search.fixed, *lines_of(values_of(self.trial), self.search), f"seed={seed}"]
-        if run_directory.ended(directory)[0] in (run_directory.FINISHED, run_directory.STOPPED):
+        if run_directory.ended(directory)[0] in WHOLE:
             return
         config = self.compose(overrides)
         begun = (directory / run_directory.CONFIG).exists()  # by a trial that was interrupted
         summary = train(config, directory, overrides, resume=begun, watch=self.watch)
+        if self.pruned:  # first: a signal in the same iteration does not take that back
+            raise TrialPruned
         if summary["exit_reason"] in signal.Signals.__members__:
             raise Interrupted
-        if self.pruned:
+
+    def take_over(self, directory: Path) -> None:
+        """Tell the study of a run's evaluations that an interrupted trial left: the trial that goes on is a new one.
+
+        Raises `TrialPruned` if it was given up, and its process died before it could say so.
+        """
+        self.evaluations.append({})
+        for steps, figure in evaluations_in(directory).items():
+            self.report(steps, figure)
+        if run_directory.ended(directory)[0] == run_directory.PRUNED:
             raise TrialPruned
 
     def watch(self, row: Mapping[str, float | str], trainer: Trainer) -> str | None:
         """Return why a run should end after an iteration, if it should."""
         if SCORE in row:
-            self.report(float(row[SCORE]), trainer)
+            self.report(trainer.env_steps, float(row[SCORE]))
+            last = trainer.finished and len(self.evaluations) == self.search.seeds
+            self.pruned = not last and self.trial.should_prune()
         if self.stop.received is not None:  # maybe while the run was being made
             return self.stop.received.name
         return run_directory.PRUNED if self.pruned else None
 
-    def report(self, figure: float, trainer: Trainer) -> None:
-        """Tell the study of an evaluation, and ask whether to go on."""
-        before = {steps: figure for steps, figure in self.evaluations[-1].items() if steps < trainer.env_steps}
-        self.evaluations[-1] = {**before, trainer.env_steps: figure}  # made again, after a checkpoint
+    def report(self, steps: int, figure: float) -> None:
+        """Tell the study what the trial's value is after one more evaluation."""
+        self.evaluations[-1][steps] = figure
         self.trial.report(score(self.evaluations), sum(map(len, self.evaluations)))
-        last = trainer.finished and len(self.evaluations) == self.search.seeds
-        self.pruned = not last and self.trial.should_prune()
 
 
 def score(evaluations: list[Evaluations]) -> float:
@@ -101,12 +112,22 @@ def score(evaluations: list[Evaluations]) -> float:
 
 
 def evaluations_in(directory: Path) -> Evaluations:
-    """Return the evaluations of a run that an interrupted trial left; a run that goes on makes the latest again.
+    """Return the evaluations of a run that an interrupted trial left, up to where the run goes on.
 
-    A kill may have cut off the last row.
+    Later ones are made again. A kill may have cut off the last row.
     """
     rows = read_rows(directory / run_directory.METRICS, [])
-    return {int(row["env_steps"]): float(row[SCORE]) for row in rows if SCORE in row}
+    last = steps_kept(directory) if rows else 0
+    return {int(row["env_steps"]): float(row[SCORE]) for row in rows if SCORE in row and row["env_steps"] <= last}
+
+
+def steps_kept(directory: Path) -> int:
+    """Return after how many environment steps a run goes on: at its end if it has one, or at its newest checkpoint."""
+    reason, steps = run_directory.ended(directory)
+    if reason in (*WHOLE, run_directory.PRUNED):
+        return steps
+    found = checkpoint.newest_readable(directory / run_directory.CHECKPOINTS)
+    return 0 if found is None else int(found[1]["env_steps"])
 
 
 def lines_of(values: Mapping[str, Value], search: Search) -> list[str]:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trpo.config import UserError, first_line
 from trpo.search.found import found
-from trpo.search.study import DEATHS, ERROR, Search, finished, make_study, take, try_again
+from trpo.search.study import DEATHS, ERROR, Search, finished, make_study, shown_number, take, try_again
 from trpo.search.trials import Compose, Interrupted, TrialRuns
 from trpo.system.signals import StopRequest
 from trpo.system.streams import say
@@ -98,7 +98,8 @@ def end_of(study: Study, trial: Trial, runs: TrialRuns) -> None:
         if isinstance(stopped, KeyboardInterrupt):  # the second Ctrl-C
             raise
     except UpdateFinishedTrialError:
-        print(f"trial {trial.number} was ended by another process: are two hosts called the same?", file=sys.stderr)
+        number = shown_number(trial)
+        print(f"trial {number} was ended by another process: are two hosts called the same?", file=sys.stderr)
     except Exception as error:
         trial.set_user_attr(ERROR, f"{type(error).__name__}: {first_line(error)}")
         study.tell(trial, state=TrialState.FAIL)
@@ -114,10 +115,10 @@ def tell_progress(study: Study, trial: Trial, search: Search) -> None:
     trials = study.get_trials(deepcopy=False)
     ended, counted = trials[trial.number], finished(trials)
     if ended not in counted:
-        say(f"trial {trial.number} was stopped: the same line goes on with it", sys.stdout)
+        say(f"trial {shown_number(trial)} was stopped: the same line goes on with it", sys.stdout)
         return
     result = found(ended)
     figure = "" if result.value is None else f" {result.value:.2f}"
     tried = " ".join(f"{name}={value}" for name, value in result.values.items())
-    head = f"trial {trial.number} {result.state}{figure} ({len(counted)} of {search.trials})"
+    head = f"trial {result.number} {result.state}{figure} ({len(counted)} of {search.trials})"
     say(f"{head}: {tried} {result.error}".rstrip(), sys.stdout)

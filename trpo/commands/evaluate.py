@@ -139,7 +139,7 @@ def check_is_of_run(file: Path, state: dict[str, Any], config: Config) -> None:
 
 
 def check_no_videos(directory: Path) -> None:
-    """Raise `UserError` if a directory holds episodes already: some would be overwritten, the others stay among them."""
+    """Raise `UserError` if a directory holds episodes already: some would be overwritten, others stay beside them."""
     if found := sorted(directory.glob(VIDEOS)):
         raise UserError(f"--video {directory} holds episodes already ({found[0].name}): give another directory")
 

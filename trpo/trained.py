@@ -8,12 +8,13 @@ import torch
 from trpo.config import Config, UserError
 from trpo.keys import nested
 from trpo.models.agent import Agent, load_agent
+from trpo.models.encoders import chosen
 from trpo.models.observations import PREVIOUS_REWARD
 from trpo.models.recall import NoRecall, Recall
 from trpo.record import checkpoint
 from trpo.sampling.description import space_of
 from trpo.sampling.interface import Interface, make_interface
-from trpo.sampling.observing import as_batch, is_batch, with_mask
+from trpo.sampling.observing import Observer, one_for_each
 from trpo.trainer import agent_for
 
 
@@ -51,16 +52,21 @@ class TrainedAgent:
         self.interface = interface
         self.observation_space, self.action_space = interface.observation_space, interface.action_space
         self.generator = torch.Generator().manual_seed(seed)
+        policy = config.policy
+        names = () if policy.network else policy.observations  # a network of one's own is given what any of them sees
+        self.observer = Observer(interface, [*chosen(interface.observations, names)])
 
     def act(self, observation: Any, *, stochastic: bool = False, mask: Any = None) -> Any:
         """Return the action for a raw observation, or an array of actions for a batch: the mode, or a sample.
 
         Args:
-            observation: as the environment gives it, one or a batch (B, …).
+            observation: as the environment gives it, one or a batch (B, …). Parts that the policy does not see may be
+                left out.
             stochastic: whether to sample.
             mask: of valid actions, (n,) or (B, n), where it is no part of the observation: `info["action_mask"]`.
 
-        Raises `UserError` for what is no observation of its space, if a mask is missing, and for an agent with memory.
+        Raises `UserError` for what is no observation of its space, for a mask that is missing or allows nothing, and
+        for an agent with memory.
         """
         if self.agent.memory is not None:
             raise UserError("this agent has a memory: use predict, which takes and returns what it remembers")
@@ -86,11 +92,9 @@ class TrainedAgent:
             mask: as of `act`.
             reward: of the step before, a number or one for each of a batch, for an agent that sees it.
 
-        Raises `UserError` as `act` does, and if a reward is missing.
+        Raises `UserError` as `act` does, if a reward is missing, and for a state, truths or rewards of another batch.
         """
-        observation = with_mask(observation, mask, self.interface)
-        many = is_batch(observation, self.observation_space)
-        rows = self.interface.encode(observation if many else as_batch(observation, self.observation_space))
+        rows, many = self.observer.rows(observation, mask)
         recall = self._recall(len(rows), state, episode_start, reward)
         noise = None if deterministic else self.agent.policy.distribution.noise(len(rows), self.generator)
         device = next(self.agent.parameters()).device
@@ -104,16 +108,25 @@ class TrainedAgent:
         """Return what is remembered before a step."""
         recall = self.agent.recall(rows)
         if isinstance(recall, Recall) and state is not None:
+            check_state(state, recall)
             recall.restore(state)
             if PREVIOUS_REWARD in recall.carried:
                 if reward is None:
                     raise UserError(
                         "this agent sees the reward of the step before: predict(observation, state, reward=…)"
                     )
-                recall.carried[PREVIOUS_REWARD][:, 0] = torch.as_tensor(reward, dtype=torch.float32)
+                recall.carried[PREVIOUS_REWARD][:, 0] = one_for_each(reward, rows, "the reward", torch.float32)
             if episode_start is not None:
-                recall.forget(torch.as_tensor(episode_start, dtype=torch.bool).expand(rows))
+                recall.forget(one_for_each(episode_start, rows, "episode_start", torch.bool))
         return recall
+
+
+def check_state(state: Any, recall: Recall) -> None:
+    """Raise `UserError` unless a state is what an agent remembers of as many observations."""
+    sizes = {name: tuple(part.shape) for name, part in recall.carried.items()}
+    given = {name: tuple(getattr(part, "shape", ())) for name, part in state.items()} if isinstance(state, dict) else {}
+    if given != sizes:
+        raise UserError(f"state must be what predict returned a step before, of as many: {sizes}, got {given or state}")
 
 
 def load(path: str | Path, *, seed: int = 0) -> TrainedAgent:

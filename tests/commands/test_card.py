@@ -9,15 +9,18 @@ import shlex
 import shutil
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
 import yaml
 from scipy import stats
 from tiny_runs import compose, refusal, rows, summary, train_tiny
 
+import trpo
 from trpo.commands.card import card
 from trpo.commands.compose import load_config
 from trpo.commands.evaluate import evaluate
+from trpo.commands.resume import changed
 from trpo.commands.train import train
 
 OVERRIDES = (
@@ -158,6 +161,59 @@ def test_the_command_of_the_card_makes_the_same_run(run, capsys):
     assert compose(*shlex.split(line)[1:]) == load_config(run / "config.yaml")
     assert "hydra" not in line  # where it was written is nobody's business
     assert str(run) not in text
+
+
+def test_a_run_that_was_lengthened_is_not_said_to_come_from_one_command(run, capsys):
+    for steps in (640, 768):
+        assert train(["run.resume=run", f"run.total_steps={steps}"]) == 0
+    (run / "summary.json").unlink()
+    assert train(["run.resume=run"]) == 0  # without another length
+    capsys.readouterr()
+    _, text = written(capsys, "run")
+    (line,) = re.findall(r"^trpo-train .*$", text, re.MULTILINE)
+    first = load_config(run / "config.yaml")
+    assert "run.total_steps=512" in shlex.split(line)
+    assert compose(*shlex.split(line)[1:]) == changed(first, "run.total_steps", 512)
+    assert "it went on with `run.total_steps=640`, then `run.total_steps=768`." in text
+    assert "no single command makes this run again" in text
+
+
+@pytest.mark.filterwarnings("ignore:provider=hydra.searchpath:UserWarning")
+def test_the_length_that_a_task_gave_is_known_as_well(run, capsys):
+    (run.parent / "mine" / "task").mkdir(parents=True)
+    task = "# @package _global_\nenv: {id: CartPole-v1}\nrun: {total_steps: 64, steps_per_iteration: 32}\n"
+    (run.parent / "mine" / "task" / "own.yaml").write_text(task)
+    assert train(["--config-dir", "mine", "task=own", "run.evaluation_episodes=0", "hydra.run.dir=own"]) == 0
+    assert train(["run.resume=own", "run.total_steps=96"]) == 0
+    capsys.readouterr()
+    _, text = written(capsys, "own", file="own/README.md")
+    assert re.search(
+        r"^trpo-train .* run\.total_steps=64\n```\n\nSo it was started; it went on with", text, re.MULTILINE
+    )
+
+
+def test_a_run_that_started_again_with_another_length_is_of_that_length(run, capsys):
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
+    assert train(["run.resume=run", "run.total_steps=640"]) == 0
+    capsys.readouterr()
+    _, text = written(capsys, "run")
+    (line,) = re.findall(r"^trpo-train .*$", text, re.MULTILINE)
+    assert compose(*shlex.split(line)[1:]) == load_config(run / "config.yaml")
+    assert "went on" not in text
+
+
+def test_a_run_on_an_environment_that_a_function_made_has_no_command(run, capsys):
+    def lighter(**arguments):
+        return gymnasium.make("CartPole-v1", **arguments)
+
+    keys = {"run.steps_per_iteration": 32, "run.evaluation_episodes": 0, "hydra.run.dir": "own"}
+    trpo.train(lighter, total_steps=64, **keys)
+    capsys.readouterr()
+    _, text = written(capsys, "own", file="own/README.md")
+    assert "trpo-train" not in text
+    assert "By `trpo.train` from Python, on an environment that a function made" in text
+    assert "The other keys: `run.steps_per_iteration=32 run.evaluation_episodes=0 run.total_steps=64`." in text
 
 
 @pytest.mark.filterwarnings("ignore:provider=hydra.searchpath:UserWarning")

@@ -107,6 +107,45 @@ def test_a_video_is_written_where_it_is_asked_for(run, capsys):
     assert video.stat().st_size > 0
 
 
+def test_a_video_is_never_mixed_with_those_of_another_evaluation(run):
+    (run / "videos").mkdir()
+    (run / "videos" / "rl-video-episode-1.mp4").write_bytes(b"mine")
+    line = refusal(evaluate_command, "run", "--episodes", "1", "--video", "run/videos")
+    assert "--video run/videos holds episodes already (rl-video-episode-1.mp4): give another directory" in line
+
+
+OF_ANOTHER = {
+    "policy.activation=relu": "policy.activation is 'relu' there, and 'tanh' in this run",
+    "policy.memory=gru": "policy.memory is 'gru' there, and 'none' in this run",
+    "critic.activation=elu": "critic.activation is 'elu' there, and 'tanh' in this run",
+    "normalize.observations=false": "normalize.observations is False there, and True in this run",
+}
+
+
+@pytest.mark.parametrize(("override", "said"), OF_ANOTHER.items())
+def test_a_checkpoint_of_another_kind_of_agent_is_refused_by_the_key_that_differs(override, said, run, capsys):
+    assert train_tiny("other", override) == 0
+    capsys.readouterr()
+    newest = str(checkpoints(run.parent / "other")[-1].relative_to(run.parent))
+    line = refusal(evaluate_command, "run", "--checkpoint", newest)
+    assert f"{newest} is another run's: {said}" in line
+
+
+def test_a_checkpoint_for_another_environment_is_refused_before_one_is_made(run, capsys):
+    assert train_tiny("other", "env.id=Acrobot-v1", task="acrobot") == 0
+    capsys.readouterr()
+    newest = str(checkpoints(run.parent / "other")[-1].relative_to(run.parent))
+    assert "env.id is 'Acrobot-v1' there, and 'CartPole-v1' in this run" in refusal(
+        evaluate_command, "run", "--checkpoint", newest
+    )
+
+
+def test_a_checkpoint_of_another_seed_and_other_steps_is_an_agent_of_the_same_kind(run, capsys):
+    assert train_tiny("other", "seed=5", "trust_region.max_kl=0.02", "advantage.gamma=0.9") == 0
+    capsys.readouterr()
+    assert figures(capsys, run, "--checkpoint", checkpoints(run.parent / "other")[-1])["episodes"] == 20
+
+
 def test_another_environment_than_the_checkpoints_does_not_fit(run):
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("CartPole-v1", "Acrobot-v1"))

@@ -1,6 +1,7 @@
 """The command `trpo-card`: a run to a model card."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +9,13 @@ from pathlib import Path
 from trpo.commands.compose import choices
 from trpo.commands.evaluate import describe, evaluate_run
 from trpo.commands.exit_codes import command, refuse
-from trpo.commands.resume import GROUPS, key_of
+from trpo.commands.resume import GROUPS, LENGTH, key_of, lines_of
 from trpo.config import UserError
 from trpo.record import run_directory
 from trpo.record.files import write_atomically
 from trpo.record.targets import check_target
 
+FUNCTION = "function/"  # how the id begins under which `trpo.train` registers a function
 README = "README.md"  # where the Hub looks for a card
 
 
@@ -50,7 +52,30 @@ def written(options: argparse.Namespace) -> str:
         mean, std = figures["return_mean"], figures["return_std"]
         anew = Score(protocol, evaluated.env_steps, options.episodes, options.seed, mean, std)
     overrides = run_directory.read_overrides(options.run_directory)
-    return render_card(run, [*flags_for(overrides), *overrides], anew)
+    started = [*flags_for(overrides), *as_started(overrides)]
+    command = f"```sh\n{shlex.join(['trpo-train', *started])}\n```"
+    return render_card(run, started, anew).replace(command, how_trained(command, overrides))
+
+
+def as_started(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that a run had when it was started: of the lengths that it was given, the first."""
+    later = lines_of(LENGTH, overrides)[1:]
+    return [line for line in overrides if line not in later]
+
+
+def how_trained(command: str, overrides: Sequence[str]) -> str:
+    """Return a command as a card shows it with what else there is to say, or what was done where no command will do."""
+    if any(line.startswith(f"env.id={FUNCTION}") for line in overrides):
+        rest = shlex.join(line for line in overrides if key_of(line) != "env.id")
+        made = "By `trpo.train` from Python, on an environment that a function made: no command can call it."
+        return f"{made} The other keys: `{rest}`." if rest else made
+    if not (later := lines_of(LENGTH, overrides)[1:]):
+        return command
+    went_on = ", then ".join(f"`{line}`" for line in later)
+    return (
+        f"{command}\n\nSo it was started; it went on with {went_on}. What is annealed falls over the steps that are "
+        "asked for, so that no single command makes this run again."
+    )
 
 
 def flags_for(overrides: Sequence[str]) -> list[str]:

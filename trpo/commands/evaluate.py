@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import operator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from trpo.commands.compose import load_config
 from trpo.commands.exit_codes import command, refuse
-from trpo.config import UserError
+from trpo.config import Config, UserError
+from trpo.keys import fields_by_key, nested
 from trpo.models.agent import load_agent
 from trpo.record import checkpoint, run_directory
 from trpo.record.targets import check_room
@@ -17,6 +19,9 @@ from trpo.sampling.evaluation import Evaluation
 from trpo.sampling.evaluation import evaluate as evaluate_agent
 from trpo.sampling.making import check_environment
 from trpo.trainer import agent_for
+
+OF_AN_AGENT = ("env.id", "policy.", "critic.", "normalize.")  # how the keys begin that decide what an agent is
+VIDEOS = "rl-video-episode-*.mp4"  # as Gymnasium calls them
 
 
 @command("trpo-evaluate")
@@ -27,6 +32,7 @@ def evaluate(arguments: list[str]) -> int:
         raise UserError("--video and --render human are two ways to watch: choose one")
     if options.video:
         check_room(options.video, f"--video {options.video}")
+        check_no_videos(options.video)
     evaluated = evaluate_run(
         options.run_directory,
         options.checkpoint,
@@ -59,7 +65,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument("--episodes", type=int, default=20, help="how many (default: 20)")
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the mode")
     parser.add_argument("--seed", type=int, default=0, help="of initial states and actions (default: 0)")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the newest of the run")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="of the run (default: its newest)")
     parser.add_argument("--video", type=Path, metavar="DIR", help="write every episode as MP4 into DIR")
     parser.add_argument("--render", choices=["human"], help="show the episodes on the screen, one by one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -93,6 +99,8 @@ def evaluate_run(
     run_directory.check_is_run(directory)
     config = load_config(directory / run_directory.CONFIG)
     file, state = read_checkpoint(directory / run_directory.CHECKPOINTS, chosen)
+    if chosen is not None:
+        check_is_of_run(file, state, config)
     environment = config.env.evaluation
     agent = agent_for(config, check_environment(environment))
     load_agent(agent, state, str(file))
@@ -115,6 +123,26 @@ def read_checkpoint(folder: Path, chosen: Path | None) -> tuple[Path, dict[str, 
     if chosen is not None:
         return chosen, checkpoint.load(chosen)
     return checkpoint.newest(folder)
+
+
+def check_is_of_run(file: Path, state: dict[str, Any], config: Config) -> None:
+    """Raise `UserError`, naming the first key that differs, if a checkpoint holds another agent than a run's `config`.
+
+    Shapes alone do not tell: under another activation the same weights act otherwise.
+    """
+    if "config" not in state:
+        return  # no run's at all, as loading the agent will say
+    own: Config = nested(state["config"])
+    for name in (name for name, _ in fields_by_key() if name.startswith(OF_AN_AGENT)):
+        there, here = (operator.attrgetter(name)(one) for one in (own, config))
+        if there != here:
+            raise UserError(f"{file} is another run's: {name} is {there!r} there, and {here!r} in this run")
+
+
+def check_no_videos(directory: Path) -> None:
+    """Raise `UserError` if a directory holds episodes already: some would be overwritten, others stay beside them."""
+    if found := sorted(directory.glob(VIDEOS)):
+        raise UserError(f"--video {directory} holds episodes already ({found[0].name}): give another directory")
 
 
 def describe(evaluation: Evaluation) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from trpo.keys import mapping_of
 from trpo.record import checkpoint, run_directory
 
 AUTO = "auto"
+LENGTH = "run.total_steps"
 GROUPS = ("task", "surrogate")  # of settings in files, each chosen by one word
 # What may change when a run goes on: how long it is, what is recorded, where threads run. All else decides the numbers.
 CHANGEABLE = (
@@ -60,8 +61,7 @@ def plan_job(composed: Composed, directory: Path, load_config: Callable[[Path], 
     asked = composed.select("run.resume")
     if not asked or (asked == AUTO and not (directory / run_directory.CONFIG).exists()):
         config = changed(composed.config(), "run.resume", "")
-        typed = [line for line in composed.overrides if key_of(line) != "run.resume"]
-        return Plan(directory, config, typed, resume=False, finished=False)
+        return Plan(directory, config, recorded(composed.overrides), resume=False, finished=False)
     run_directory.check_is_run(directory)
     stored = config = load_config(directory / run_directory.CONFIG)
     before = run_directory.read_overrides(directory)
@@ -75,7 +75,9 @@ def plan_job(composed: Composed, directory: Path, load_config: Callable[[Path], 
     finished |= reason in meant and asked == AUTO  # as it was meant to; who names it wants more
     if not finished and config.run.total_steps < stored.run.total_steps:
         check_leaves_steps(directory, config.run.total_steps)
-    return Plan(directory, config, recorded([*before, *composed.overrides]), resume=True, finished=finished)
+    lines = recorded([*before, *composed.overrides])
+    lines = [line for line in lines if key_of(line) != LENGTH] + lengths(directory, before, stored, config)
+    return Plan(directory, config, lines, resume=True, finished=finished)
 
 
 def merged(config: Config, composed: Composed, line: str, before: list[str]) -> Config:
@@ -115,9 +117,28 @@ def state_before(directory: Path) -> dict[str, Any] | None:
 
 
 def recorded(lines: list[str]) -> list[str]:
-    """Return the overrides that would start the same run: the last line for each key, none that resumes."""
+    """Return the overrides that would start such a run: the last line for each key, none that resumes."""
     latest = {key_of(line): line for line in lines}
     return [line for key, line in latest.items() if key != "run.resume"]
+
+
+def lengths(directory: Path, before: list[str], stored: Config, config: Config) -> list[str]:
+    """Return the lines of `run.total_steps` of a run that goes on: all that it was given, in their order.
+
+    Steps that are done were annealed over the length of then: only who knows it can tell how the run was made. A run
+    that would start again has no such steps.
+    """
+    given, now = lines_of(LENGTH, before), f"{LENGTH}={config.run.total_steps}"
+    if config.run.total_steps == stored.run.total_steps:
+        return given
+    if state_before(directory) is None:
+        return [now]
+    return [*(given or [f"{LENGTH}={stored.run.total_steps}"]), now]
+
+
+def lines_of(key: str, lines: Sequence[str]) -> list[str]:
+    """Return the overrides that set a key."""
+    return [line for line in lines if key_of(line) == key]
 
 
 def key_of(line: str) -> str:

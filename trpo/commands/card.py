@@ -52,24 +52,19 @@ def written(options: argparse.Namespace) -> str:
         mean, std = figures["return_mean"], figures["return_std"]
         anew = Score(protocol, evaluated.env_steps, options.episodes, options.seed, mean, std)
     overrides = run_directory.read_overrides(options.run_directory)
-    started = [*flags_for(overrides), *as_started(overrides)]
-    command = f"```sh\n{shlex.join(['trpo-train', *started])}\n```"
-    return render_card(run, started, anew).replace(command, how_trained(command, overrides))
+    return render_card(run, how_trained(overrides), anew)
 
 
-def as_started(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that a run had when it was started: of the lengths that it was given, the first."""
-    later = lines_of(LENGTH, overrides)[1:]
-    return [line for line in overrides if line not in later]
-
-
-def how_trained(command: str, overrides: Sequence[str]) -> str:
-    """Return a command as a card shows it with what else there is to say, or what was done where no command will do."""
+def how_trained(overrides: Sequence[str]) -> str:
+    """Return in Markdown the command that starts such a run, and what one command cannot say of how it was made."""
     if any(line.startswith(f"env.id={FUNCTION}") for line in overrides):
         rest = shlex.join(line for line in overrides if key_of(line) != "env.id")
         made = "By `trpo.train` from Python, on an environment that a function made: no command can call it."
         return f"{made} The other keys: `{rest}`." if rest else made
-    if not (later := lines_of(LENGTH, overrides)[1:]):
+    first, later = (lines := lines_of(LENGTH, overrides))[:1], lines[1:]
+    started = [*(line for line in overrides if key_of(line) != LENGTH), *first]
+    command = f"```sh\n{shlex.join(['trpo-train', *flags_for(overrides), *started])}\n```"
+    if not later:
         return command
     went_on = ", then ".join(f"`{line}`" for line in later)
     return (

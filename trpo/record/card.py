@@ -1,6 +1,5 @@
 """A run to a model card in the form of the Hugging Face Hub: metadata in YAML, then Markdown."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,8 +38,8 @@ class Score(NamedTuple):
         return "–" if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}"
 
 
-def render_card(run: Run, overrides: Sequence[str], anew: Score | None = None) -> str:
-    """Return the card of a run; an evaluation made `anew` comes first.
+def render_card(run: Run, made: str, anew: Score | None = None) -> str:
+    """Return the card of a run, and of how it was `made`, in Markdown; an evaluation made `anew` comes first.
 
     The metadata has that one, or the last one that the run made if it ended with it.
 
@@ -66,7 +65,7 @@ def render_card(run: Run, overrides: Sequence[str], anew: Score | None = None) -
         "seed": run.config["seed"],
         "status": run.status,
         "env_steps": run.rows[-1]["env_steps"],
-        "command": shlex.join(["trpo-train", *overrides]),
+        "made": made,
         "versions": versions(run),
         "health": health(run),
     }

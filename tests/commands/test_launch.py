@@ -118,10 +118,11 @@ def test_runs_started_at_the_same_moment_with_other_seeds_have_other_directories
     assert sorted(run.name.split("_")[0] for run in runs) == ["seed0", "seed1"]
 
 
-def test_the_overrides_are_recorded_as_typed(elsewhere):
+def test_the_overrides_are_recorded_as_typed_the_last_one_of_each_key(elsewhere):
     train_tiny("run", "run.evaluation_episodes=0", "+env.kwargs.sutton_barto_reward=true")
-    typed = yaml.safe_load((elsewhere / "run" / "overrides.yaml").read_text())
-    assert typed == ["task=cartpole", *TINY, "run.evaluation_episodes=0", "+env.kwargs.sutton_barto_reward=true"]
+    recorded = yaml.safe_load((elsewhere / "run" / "overrides.yaml").read_text())
+    last = [line.replace("run.evaluation_episodes=2", "run.evaluation_episodes=0") for line in TINY]
+    assert recorded == ["task=cartpole", *last, "+env.kwargs.sutton_barto_reward=true"]
 
 
 def test_a_recorded_configuration_loads_equal(elsewhere):

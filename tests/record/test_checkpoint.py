@@ -8,6 +8,7 @@ from trpo.commands.compose import load_config
 from trpo.config import UserError
 from trpo.numerics.params import fingerprint
 from trpo.record import checkpoint
+from trpo.record.files import write_atomically
 
 STATE = {"weights": torch.arange(3.0), "env_steps": 7, "nested": {"name": "x"}}
 
@@ -23,6 +24,16 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
 def test_nothing_but_the_checkpoint_is_left_in_the_directory(tmp_path):
     checkpoint.save(tmp_path / "one.pt", STATE)
     assert list(tmp_path.iterdir()) == [tmp_path / "one.pt"]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "one.md").symlink_to(tmp_path / "elsewhere" / "real.md")
+    for data in (b"first", b"second"):
+        write_atomically(tmp_path / "one.md", data)
+        assert (tmp_path / "one.md").is_symlink()
+        assert (tmp_path / "elsewhere" / "real.md").read_bytes() == data
+    assert [file.name for file in (tmp_path / "elsewhere").iterdir()] == ["real.md"]
 
 
 def crash_halfway(state, file):

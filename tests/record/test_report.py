@@ -210,14 +210,19 @@ def test_every_picture_is_also_a_file_beside_the_page(sweep, tmp_path, monkeypat
     assert {"CartPole-v1_learning.png", "run0_trust_region.png", "run0_profile.png"} <= set(pictures)
 
 
-def test_the_figure_of_a_search_beside_its_folder_is_on_the_page(sweep, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("holds", "is_shown"), [("trial_0000", True), ("a0", False)])
+def test_the_figure_of_a_search_beside_the_folder_of_its_trials_is_on_the_page(
+    holds, is_shown, sweep, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "study").symlink_to(sweep)
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / holds).symlink_to(sweep / "a0")
     picture = base64.b64decode("iVBORw0KGgo=")
     (tmp_path / "study.png").write_bytes(picture)
     _, parsed = report(Path("study"))
     shown = [dict(attributes) for tag, attributes in parsed.tags if tag == "img"]
-    assert [one["src"] for one in shown if one["alt"] == "search: study"] == ["data:image/png;base64,iVBORw0KGgo="]
+    expected = ["data:image/png;base64,iVBORw0KGgo="] if is_shown else []
+    assert [one["src"] for one in shown if one["alt"] == "search: study"] == expected
 
 
 def test_the_common_configuration_and_the_versions_are_on_the_page(page, sweep):

@@ -17,13 +17,18 @@ def report(arguments: list[str]) -> int:
         from trpo.record.runs import find_runs
     except ModuleNotFoundError as error:
         raise UserError(f"trpo-report needs {error.name}: pip install 'trpo[report]'") from error
-    searches = [file for folder in options.directories if (file := folder.parent / f"{folder.name}.png").is_file()]
+    searches = [file for folder in options.directories if (file := figure_of_search(folder)).is_file()]
     warnings: list[str] = []
     runs = find_runs(options.directories, warnings)
     for warning in warnings:
         print(f"trpo-report: {warning}", file=sys.stderr)
     print(write_report(runs, options.output, searches, warnings))
     return 0
+
+
+def figure_of_search(folder: Path) -> Path:
+    """Return where the figure of a search with its trials in a folder is; of another folder that is no file."""
+    return folder.parent / f"{folder.name}.png" if any(folder.glob("trial_*")) else folder
 
 
 def report_parser() -> argparse.ArgumentParser:

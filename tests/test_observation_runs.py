@@ -305,3 +305,8 @@ def test_a_part_that_no_network_sees_may_be_broken(tmp_path):
     assert train([*TINY, "env.id=HalfBroken-v0", *seen, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     assert summary(tmp_path / "run")["final_evaluation"]["return_mean"] == 5.0
     assert evaluate([str(tmp_path / "run"), "--episodes", "2"]) == 0
+
+
+def test_the_parts_that_there_are_are_named_if_no_network_sees_one():
+    line = refusal(train, MARKED, "policy.observations=[nope]", "critic.observations=[nope]")
+    assert "there is no observation nope; the environment's are clock, grid" in line

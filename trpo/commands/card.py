@@ -14,8 +14,8 @@ from trpo.config import UserError
 from trpo.record import run_directory
 from trpo.record.files import write_atomically
 from trpo.record.targets import check_target
+from trpo.sampling.making import FUNCTION
 
-FUNCTION = "function/"  # how the id begins under which `trpo.train` registers a function
 README = "README.md"  # where the Hub looks for a card
 
 

@@ -148,6 +148,8 @@ def as_asked(spec: Spec, config: Config) -> Spec:
     Raises `UserError` for an unknown name.
     """
     leaves, policy = dict(named(spec)), config.policy
+    visible = {name: leaf for name, leaf in leaves.items() if leaf.kind not in HIDDEN}
+    check_names((*policy.observations, *config.critic.observations), visible)  # before any is left out
     for kind, names in ((Kind.IMAGE, policy.images), (Kind.GRID, policy.grids), (Kind.VECTOR, policy.vectors)):
         check_names(names, leaves)
         for name in names:

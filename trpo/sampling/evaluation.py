@@ -73,8 +73,8 @@ def evaluate(
     starts = [seeds.integer(seed, seeds.Role.EVALUATION_ENVIRONMENTS, number, i) for i in episodes]
     groups = [starts[first : first + width] for first in range(0, len(starts), max(width, 1))]
     keys = Infos(info_keys).keys
-    interface = make_interface(envs[0].observation_space, envs[0].action_space, kept)
     try:
+        interface = make_interface(envs[0].observation_space, envs[0].action_space, kept)
         outcomes = [run_episodes(agent, envs, interface, group, generator, keys) for group in groups]
     finally:
         for env in envs:

@@ -27,6 +27,8 @@ from trpo.sampling.pool_env import PoolEnv, only_in_envpool
 from trpo.sampling.wrapping import check_backend, wrapped
 from trpo.system.imports import look_here_too
 
+FUNCTION = "function/"  # how the id begins under which a function that makes environments is registered
+
 log = logging.getLogger(__name__)
 log.setLevel(logging.INFO)
 
@@ -97,7 +99,7 @@ def wrong_space(space: Any, name: str) -> str:
 def registered(function: Callable[..., gymnasium.Env]) -> Iterator[str]:
     """Let Gymnasium make by an id, which is given, what a function makes, until the end of the block."""
     name = re.sub(r"\W+", "-", getattr(function, "__name__", type(function).__name__)).strip("-") or "function"
-    id = f"function/{name}-v0"
+    id = f"{FUNCTION}{name}-v0"
     gymnasium.register(id, entry_point=function)
     try:
         yield id

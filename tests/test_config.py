@@ -155,6 +155,13 @@ def test_with_a_power_of_two_it_is_the_length_of_a_step_that_falls_on_a_line():
     assert lengths == pytest.approx([0.2, 0.6 * 0.2, 0.2 * 0.2])
 
 
+def test_no_power_leaves_nothing_of_the_bound():
+    """With 1,000 δ ended at 0, and the run in the middle by a division."""
+    assert TrustRegionConfig(anneal=0.99, anneal_power=10.0).bound(1.0, discrete=True) == pytest.approx(1e-22)
+    with pytest.raises(UserError, match="anneal_power must be at least 0 and at most 10, got 1000"):
+        TrustRegionConfig(anneal_power=1000.0)
+
+
 def test_every_key_has_a_line_of_help():
     assert all(field.metadata["text"] for _, field in fields_by_key())
 

@@ -141,7 +141,7 @@ class TrustRegionConfig(Section):
         0.9, "share of δ gone, linearly, by the end of run.total_steps; 0: constant", at_least=0.0, at_most=0.99
     )
     anneal_power: float = key(
-        1.0, "what is left of δ is raised to it: 1, KL falls on a line; 2, the length of a step does", at_least=0.0
+        1.0, "what is left of δ is raised to it: 1, KL falls on a line; 2, a step's length", at_least=0.0, at_most=10.0
     )
     min_multiplier: float = key(
         0.01, "λ_min, standard deviations of the return that a nat of KL must buy, or less is spent", at_least=0.0

@@ -161,7 +161,7 @@ OUT_OF_RANGE = {
     "advantage.lam": st.floats(max_value=-1e-9) | st.floats(min_value=1.000001) | st.just(float("nan")),
     "trust_region.max_kl": st.floats(max_value=-1e-9) | st.sampled_from([float("inf"), float("nan")]),
     "trust_region.anneal": st.floats(max_value=-1e-9) | st.floats(min_value=0.991),
-    "trust_region.anneal_power": st.floats(max_value=-1e-9) | st.just(float("nan")),
+    "trust_region.anneal_power": st.floats(max_value=-1e-9) | st.floats(min_value=10.001) | st.just(float("nan")),
     "trust_region.min_multiplier": st.floats(max_value=-1e-9),
     "trust_region.cg_iterations": st.integers(max_value=0),
     "trust_region.cg_tolerance": st.floats(max_value=-1e-9),

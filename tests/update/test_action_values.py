@@ -160,6 +160,17 @@ def test_a_fit_learns_and_its_assessment_says_so():
     assert after.explained_variance == pytest.approx(expected, rel=1e-4)
 
 
+def test_targets_that_can_be_fitted_have_figures():
+    """Squares of 2e19 are none of float32's numbers."""
+    samples = data()
+    samples = samples._replace(targets=1e19 * samples.targets)
+    values = oracles.action_values(CONFIG, 3, DiagonalGaussian(2), seed=1)
+    fit_action_values(values, make_optimizer(values, CONFIG), samples, CONFIG, generator(5))
+    assessment = assess(values, samples)
+    assert assessment.loss == pytest.approx(float(samples.targets.double().square().mean()), rel=1e-6)
+    assert assessment.explained_variance == pytest.approx(0.0, abs=1e-6)
+
+
 def test_networks_that_diverge_are_left_as_they_were():
     samples = data()._replace(targets=torch.full((400,), 1e38))
     values = oracles.action_values(CONFIG, 3, DiagonalGaussian(2), seed=1)

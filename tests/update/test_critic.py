@@ -83,6 +83,19 @@ def test_explained_variance_does_not_exist_where_all_returns_are_the_same():
     assert set(info.figures()) == {"loss_before", "loss_after"}
 
 
+@pytest.mark.parametrize("reward", [0.3, -0.01, 3.3])
+def test_returns_that_differ_by_rounding_are_all_the_same(reward):
+    """With γ = 0, say: Â = r − V, and r − V + V is r up to a rounding of V or r."""
+    critic, observations = deep_critic(), torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        values = critic(observations)
+    returns = (reward - values) + values
+    assert len(returns.unique()) > 1
+    assert fit(critic, (observations, returns), epochs=1).explained_variance_before is None
+    spread = returns + 1e-4 * observations[:, 0]
+    assert fit(critic, (observations, spread), epochs=1).explained_variance_before is not None
+
+
 def test_figures_after_the_fit_are_those_of_the_fitted_critic(data):
     critic = deep_critic()
     info = fit(critic, data)
@@ -137,3 +150,10 @@ def test_a_target_that_is_not_finite_stops_before_any_parameter_changes(data, va
     with pytest.raises(FloatingPointError, match="critic"):
         fit(critic, (observations, targets), minibatch_size=minibatch_size)
     assert torch.equal(parameters(critic), before)
+
+
+def test_finite_parameters_that_give_no_finite_loss_are_named(data):
+    """One step of such a length, and products of three layers overflow."""
+    critic = Critic(3, hidden_sizes=(64, 64), activation="relu", generator=torch.Generator().manual_seed(0))
+    with pytest.raises(FloatingPointError, match=r"loss after the fit is (nan|inf)"):
+        fit(critic, data, learning_rate=1e14, epochs=1, minibatch_size=ROWS)

@@ -212,11 +212,13 @@ class Assessment(NamedTuple):
 
 @torch.no_grad()
 def assess(values: ActionValues, samples: Samples) -> Assessment:
-    """Return how well the networks know these samples of all ranks: one message."""
-    chosen = samples.outputs.view(1, -1, 1).expand(values.networks, -1, -1)
-    q = values(samples.inputs).gather(2, chosen).squeeze(2)  # (K, n)
-    squares = (q - samples.targets).square().mean(0)
-    columns = [samples.targets - q.mean(0), samples.targets, squares, q.var(0, correction=0)]
+    """Return how well the networks know these samples of all ranks: one message.
+
+    In float64, where the squares of targets that can still be fitted are finite.
+    """
+    chosen, targets = samples.outputs.view(1, -1, 1).expand(values.networks, -1, -1), samples.targets.double()
+    q = values(samples.inputs).gather(2, chosen).squeeze(2).double()  # (K, n)
+    columns = [targets - q.mean(0), targets, (q - targets).square().mean(0), q.var(0, correction=0)]
     _, mean, variance = ranks.moments_of(torch.stack(columns, dim=1))
     unexplained, whole = variance[:2].tolist()
     explained = 1 - unexplained / whole if whole > 0 else None

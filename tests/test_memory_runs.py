@@ -195,6 +195,16 @@ def test_the_state_kl_is_that_of_two_policies_that_differ_in_what_they_carry():
         assert state_kl(agent, rollout)["trust_region/state_kl"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_where_episodes_end_with_a_rollout_no_state_is_carried_and_none_makes_a_kl():
+    ending = ("env.id=Pendulum-v1", "env.max_episode_steps=32", "policy.memory=lstm", "policy.memory_size=8")
+    with trainer_of(*ending) as trainer, torch.no_grad():
+        rollout = trainer.collect()
+        assert rollout.truncated[-1].all()
+        for parameter in trainer.agent.policy.parameters():
+            parameter += 0.3
+        assert state_kl(trainer.agent, rollout) == {"trust_region/state_kl": 0.0}
+
+
 def with_policy_state(observations, state):
     return tree({**leaves_of(observations), POLICY_STATE: state, SEGMENT: torch.arange(2)}, (2,))
 

@@ -28,6 +28,7 @@ def test_outside_is_what_ends_at_a_limit():
         [False, True, True],
         [True, False, False],
     ]  # tanh(−20) rounds to −1
+    assert not Tanh(MIXED).outside(torch.tensor([[8.0, 0.2, 0.0]])).any()  # tanh(8) is one bit or two below 1
 
 
 def test_the_slope_is_that_of_torch_and_stays_finite_far_out():

@@ -9,6 +9,7 @@ from test_batch import ENVS, SIZE, STEPS, agent_for, batch_of, rollout_of
 from trpo.config import ActionValuesConfig
 from trpo.models.bounds import Clip
 from trpo.models.distributions import Categorical, DiagonalGaussian
+from trpo.numerics.moments import moments
 from trpo.update.action_values import (
     Reader,
     Samples,
@@ -25,8 +26,9 @@ CONFIG = ActionValuesConfig(hidden_sizes=(16, 16), minibatches=150, minibatch_si
 
 
 def case(distribution, bounds):
-    agent = agent_for(distribution)
+    agent = agent_for(distribution, rewards=True)
     rollout = rollout_of(agent)
+    agent.reward_scale.moments.update(moments(3 * rollout.rewards[rollout.valid].unsqueeze(1)))
     record = recorded(rollout, batch_of(agent, rollout), distribution)
     values = oracles.action_values(CONFIG, SIZE, distribution, seed=1)
     return agent, rollout, record, values, Reader(values, agent, bounds, 0.5)

@@ -18,6 +18,7 @@ from trpo.numerics.params import flatten
 from trpo.update.action_values import joint_index
 from trpo.update.objective import Objective
 from trpo.update.pathwise import Expected, Pathwise
+from trpo.update.sources import PathwiseSource
 from trpo.update.surrogates import Score, pieces
 from trpo.update.trust_region import trust_region_step
 
@@ -229,3 +230,18 @@ def test_the_first_networks_depend_on_the_seed_and_differ_from_each_other():
     assert not torch.equal(one.theta, other.theta)
     first, second = one(normal(5, OBSERVATION_SIZE + 2, seed=1))
     assert (first - second).abs().min() > 1e-4
+
+
+def test_the_noise_of_an_environment_is_the_same_whichever_rank_steps_it():
+    valid = torch.rand(7, 5, generator=torch.Generator().manual_seed(0)) < 0.8
+
+    def noise(environments):
+        config, columns = ActionValuesConfig(noise=3), slice(environments.start, environments.stop)
+        settings = {"gamma": 0.9, "seed": 4, "environments": environments, "num_envs": 5}
+        source = PathwiseSource(values_for(DiagonalGaussian(2)), config, WIDE, **settings)
+        rows = valid[:, columns]
+        drawn = source._noise(SimpleNamespace(rewards=rows, actions=torch.zeros(*rows.shape, 2), valid=rows), 6)
+        return torch.zeros(*rows.shape, 3, 2).masked_scatter_(rows[:, :, None, None], drawn)
+
+    shares = [noise(range(2)), noise(range(2, 5))]
+    assert torch.equal(torch.cat(shares, dim=1), noise(range(5)))

@@ -141,9 +141,10 @@ def test_the_first_signal_is_only_remembered(number):
         assert stop.received is number
 
 
-def test_a_second_ctrl_c_interrupts_at_once():
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_ctrl_c_after_another_signal_interrupts_at_once(first):
     with StopRequest():
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(first)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 

@@ -10,7 +10,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 class StopRequest:
-    """While entered, these signals are remembered; the second SIGINT interrupts at once.
+    """While entered, these signals are remembered; a SIGINT after any of them interrupts at once.
 
     Of two that are entered one in the other, both remember it, and the inner one what came before it was entered.
 

@@ -26,24 +26,25 @@ class Said(gymnasium.Env):
         last: what the info of an end has for a mask: "none", "None", or the usual one.
         later: what the other infos of a step have.
         method: whether it has a method `action_masks` instead.
+        first: what the info of a reset has.
         size: of its observations.
     """
 
     action_space = TWO
 
-    def __init__(self, last="usual", later="usual", method=False, size=2, said=True):
+    def __init__(self, last="usual", later="usual", first="usual", method=False, size=2, said=True):
         masks = (np.array([1, 0, 1], np.int8), np.array([0, 1], np.int8))
         self.infos = {"usual": {MASK: masks}, "none": {}, "None": {MASK: None}, "bad": {MASK: "abc"}}
         if method or not said:
             self.infos = {key: {} for key in self.infos}
         if method:
             self.action_masks = lambda: masks
-        self.last, self.later, self.observation_space = last, later, spaces.Box(-9, 9, (size,))
+        self.last, self.later, self.first, self.observation_space = last, later, first, spaces.Box(-9, 9, (size,))
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.steps = 0
-        return self.observation_space.low, self.infos["usual"]
+        return self.observation_space.low, self.infos[self.first]
 
     def step(self, action):
         self.steps += 1
@@ -166,6 +167,19 @@ def test_an_evaluation_may_end_so_too():
 def test_an_episode_that_goes_on_must_say_it(later, error, words):
     with pytest.raises(error, match=words):
         masks_of(later=later)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"later": "none"}], ids=["at once", "at the end"])
+def test_one_that_no_reset_said_would_be_heeded_by_nobody(kwargs):
+    with pytest.raises(RuntimeError, match="a step gave action_mask in its info, and the first reset none"):
+        masks_of(first="none", **kwargs)
+
+
+def test_where_actions_cannot_be_masked_an_info_of_that_name_is_any_other(monkeypatch):
+    monkeypatch.setattr(Said, "action_space", spaces.Box(-1, 1, (1,)))
+    with closing(make_env(EnvConfig(id="Said-v0", kwargs={"first": "none"}))) as env:
+        env.reset(seed=0)
+        assert MASK in env.step(np.zeros(1, np.float32))[-1]
 
 
 # Vector entry points

@@ -23,7 +23,7 @@ SOURCES: dict[str, str] = {}  # what was found out in this process since a run w
 
 
 def with_mask(env: gymnasium.Env, config: EnvConfig, make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
-    """Return an environment with its masks in its observations, if it says them anywhere else.
+    """Return an environment with its masks in its observations, if it says them anywhere else; late ones are refused.
 
     To see what is in the info of a reset, another environment is made and reset, once in a run and process for each
     configuration: that leaves the random numbers of `env` alone. Raises `UserError` if it cannot be reset, and for
@@ -40,7 +40,7 @@ def with_mask(env: gymnasium.Env, config: EnvConfig, make: Callable[[], gymnasiu
         if MASK in info:
             checked(info[MASK], env.action_space)
         SOURCES[key] = INFO if MASK in info else ""
-    return WithMask(env, INFO) if SOURCES[key] else env
+    return WithMask(env, INFO) if SOURCES[key] else WithoutMask(env)
 
 
 def has_own_mask(space: spaces.Space) -> bool:
@@ -151,3 +151,14 @@ class WithMask(gymnasium.Wrapper):
             raise RuntimeError(f"the environment gave no {MASK} in its info, as it did in its first")
         parts = observation if self.composed else {ALONE: observation}
         return {**parts, MASK: checked(mask, self.action_space)}
+
+
+class WithoutMask(gymnasium.Wrapper):
+    """An environment that says no masks, and never does: one that began to would find nobody to heed them."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Return what `Env.step` returns. Raises `RuntimeError` if its info has a mask."""
+        stepped: tuple[Any, Any, bool, bool, dict[str, Any]] = self.env.step(action)
+        if MASK in stepped[-1]:
+            raise RuntimeError(f"a step gave {MASK} in its info, and the first reset none: masks are in that of both")
+        return stepped

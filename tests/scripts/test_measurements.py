@@ -6,6 +6,7 @@ import benchmark_memory
 import benchmark_observations
 import benchmark_squashing
 import natural_gradient
+import pathwise_table
 import preconditioners
 import promise_and_fact
 import pytest
@@ -136,6 +137,18 @@ def test_a_run_that_was_stopped_goes_on_and_is_not_taken_for_done(script, tmp_pa
     monkeypatch.setattr("subprocess.run", start)
     with pytest.raises(StartedError):
         TRAINERS[script](tmp_path)
+
+
+def test_a_run_without_an_evaluation_is_left_out_of_the_table_with_its_reason(tmp_path, monkeypatch, capsys):
+    for name, episodes in (("with", 2), ("without", 0)):
+        line = ["task=cartpole", *TINY, "run.total_steps=320", f"run.evaluation_episodes={episodes}"]
+        assert train([*line, f"hydra.run.dir={tmp_path / name}"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["pathwise_table.py", str(tmp_path)])
+    pathwise_table.main()
+    output, errors = capsys.readouterr()
+    assert errors == f"{tmp_path / 'without'} ended without an evaluation: left out\n"
+    assert len([line for line in output.splitlines() if line.startswith("| CartPole")]) == 1
 
 
 def test_shares_of_the_bound(tmp_path):

@@ -79,7 +79,7 @@ def run(directory: Path, name: str, task: str, seed: int) -> None:
 def ours(directory: Path, task: str, seed: int) -> Score:
     """Train by the command, as anybody would."""
     settings = ["record.progress=false", "env.pin=false", "run.evaluate_every=0", "run.evaluation_episodes=0"]
-    arguments = [f"task={task}", f"seed={seed}", *settings, f"hydra.run.dir={directory}"]
+    arguments = [f"task={task}", f"seed={seed}", *settings, f"hydra.run.dir={directory}", "run.resume=auto"]
     subprocess.run([sys.executable, "-m", "trpo", *arguments], check=True)
     config = load_config(directory / run_directory.CONFIG)
     found = checkpoint.newest_readable(directory / run_directory.CHECKPOINTS)

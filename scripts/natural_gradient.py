@@ -2,8 +2,8 @@
 
     python scripts/natural_gradient.py --runs runs/natural_gradient
 
-Writes scripts/results/natural_gradient.md and .png. Runs that are there already are not repeated; a quarter of
-an hour on two cores.
+Writes scripts/results/natural_gradient.md and .png. Runs that are done are not repeated, and one that was stopped goes
+on; a quarter of an hour on two cores.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from benchmark_memory import finished
 from matplotlib.figure import Figure
 
 from trpo.record.runs import Run, read_run
@@ -55,15 +56,16 @@ def directory(folder: Path, bound: float, kind: str, seed: int) -> Path:
 
 
 def train(folder: Path, bound: float, kind: str, seed: int) -> None:
-    """Train one agent, if it is not there yet."""
+    """Train one agent, or what is left of it to train."""
     target = directory(folder, bound, kind, seed)
-    if (target / "summary.json").exists():
+    if finished(target):
         return
     own = (
         f"trust_region.max_kl={bound}",
         f"seed={seed}",
         f"trust_region.line_search={KINDS[kind]}",
         f"hydra.run.dir={target}",
+        "run.resume=auto",
     )
     subprocess.run([sys.executable, "-m", "trpo", *SETTINGS, *own], check=True, stdout=subprocess.DEVNULL)
 

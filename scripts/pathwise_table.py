@@ -25,10 +25,20 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders of them")
     warnings: list[str] = []
     runs = find_runs(parser.parse_args().runs, warnings)
-    warnings += [f"{run.name} is {run.status}: left out" for run in runs if run.status != FINISHED]
+    reasons = {run.name: why_left_out(run) for run in runs}
+    warnings += [f"{name} {reason}: left out" for name, reason in reasons.items() if reason]
     for warning in warnings:
         print(warning, file=sys.stderr)
-    print(table([run for run in runs if run.status == FINISHED]))
+    print(table([run for run in runs if not reasons[run.name]]))
+
+
+def why_left_out(run: Run) -> str:
+    """Return what keeps a run out of the table, or nothing."""
+    if run.status != FINISHED:
+        return f"is {run.status}"
+    if not run.summary.get("final_evaluation"):
+        return "ended without an evaluation"
+    return "" if run.values("rollout/episode_return") else "has no whole episode of training"
 
 
 def table(runs: list[Run]) -> str:

@@ -86,6 +86,7 @@ def train(runs: Path, surrogate: str, task: str, seed: int) -> None:
         *COMMON,
         *SETTINGS[surrogate],
         f"hydra.run.dir={target}",
+        "run.resume=auto",
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 

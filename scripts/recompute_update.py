@@ -4,8 +4,9 @@
     python scripts/recompute_update.py RUN_DIR/dumps/*.npz
 
 It shares no code with the package: the network, its directional derivative, the KL, the quadratic form and both
-surrogates are written out again below, for Gaussian policies with tanh layers. Exit code 1 if a figure of the KL is off
-by more than 1e-5 of it, or the improvement by more than 1e-4 of itself.
+surrogates are written out again below, for Gaussian policies with tanh layers. Rejected updates are named and left out.
+Exit code 1 if a figure of the KL is off by more than 1e-5 of it, or the improvement by more than 1e-4 of itself, and if
+there is nothing to recompute.
 """
 
 import argparse
@@ -25,26 +26,40 @@ Arrays = dict[str, np.ndarray]
 Normal = tuple[np.ndarray, np.ndarray]  # means and standard deviations
 
 
+class RejectedError(Exception):
+    """An update that left θ as it was."""
+
+
 def main() -> int:
     """Print logged and recomputed figures of every dump; return 1 if any differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dumps", type=Path, nargs="+", metavar="DUMP")
-    agrees = True
+    agreements, rejected = [], []
     for path in parser.parse_args().dumps:
-        logged, recomputed = figures(path)
+        try:
+            logged, recomputed = figures(path)
+        except RejectedError as error:
+            rejected.append(str(error))
+            continue
         print(path)
-        for name, value in recomputed.items():
-            unit, tolerance = ("the KL", TOLERANCE) if name.startswith("kl") else ("it", OF_IMPROVEMENT)
-            difference = abs(value - logged[name]) / abs(recomputed["kl"] if name.startswith("kl") else logged[name])
-            agrees &= difference <= tolerance  # a NaN is no agreement
-            print(
-                f"  {name:<14} logged {logged[name]: .9e}   recomputed {value: .9e}   off by {difference:.1e} of {unit}"
-            )
-    return int(not agrees)
+        agreements.append(compare(logged, recomputed))
+    print("\n".join(rejected), end="\n" if rejected else "", file=sys.stderr)
+    return int(not agreements or not all(agreements))
+
+
+def compare(logged: dict[str, float], recomputed: dict[str, float]) -> bool:
+    """Print the figures of one update side by side; return whether they agree."""
+    agrees = True
+    for name, value in recomputed.items():
+        unit, tolerance = ("the KL", TOLERANCE) if name.startswith("kl") else ("it", OF_IMPROVEMENT)
+        difference = abs(value - logged[name]) / abs(recomputed["kl"] if name.startswith("kl") else logged[name])
+        agrees &= difference <= tolerance  # a NaN is no agreement
+        print(f"  {name:<14} logged {logged[name]: .9e}   recomputed {value: .9e}   off by {difference:.1e} of {unit}")
+    return agrees
 
 
 def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the logged and the recomputed figures of one accepted update."""
+    """Return the logged and the recomputed figures of one accepted update. Raises `RejectedError` for another."""
     with np.load(path, allow_pickle=False) as dump:
         description = json.loads(str(dump["description"]))
         if "observations" not in dump or any("encoder" in name for name in description["theta"]):
@@ -52,12 +67,14 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
         observations = dump["observations"].astype(np.float64)
         old, new = dump["theta_old"].astype(np.float64), dump["theta_new"].astype(np.float64)
         arrays = {name: dump[name].astype(np.float64) for name in dump.files if name != "description"}
+    if description["policy"].get("network"):
+        raise SystemExit(f"{path}: a network of one's own is not written out here")
     if description["policy"]["activation"] != "tanh" or "Gaussian" not in description["distribution"]:
         raise SystemExit(f"{path}: only Gaussian policies with tanh layers are written out here")
     if description["policy"].get("final_std_scale", 1.0) != 1.0:
         raise SystemExit(f"{path}: a σ on a schedule is not written out here")
     if description["outcome"] != "accepted":
-        raise SystemExit(f"{path}: this update was rejected, there is nothing to recompute")
+        raise RejectedError(f"{path}: this update was rejected, there is nothing to recompute")
     floor = description["policy"]["min_log_std"]
     rho, layers = unpack(old, description["theta"])
     new_rho, new_layers = unpack(new, description["theta"])

@@ -2,7 +2,7 @@
 
     python scripts/symptoms.py --runs runs/symptoms --figures scripts/results
 
-Every run is a real one (Hopper-v5, 100,000 steps, minutes for all); those that are there already are not repeated.
+Every run is a real one (Hopper-v5, 100,000 steps, minutes for all); those that are done are not repeated.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmark_memory import finished
 from matplotlib.figure import Figure
 
 from trpo.record.report_figures import decorate, plot
@@ -95,9 +96,10 @@ def main() -> None:
 
 
 def trained(directory: Path, overrides: tuple[str, ...]) -> Run:
-    """Return the run in a directory, made first if it is not there."""
-    if not (directory / "summary.json").exists():
-        command = [sys.executable, "-m", "trpo", *COMMON, *overrides, f"hydra.run.dir={directory}"]
+    """Return the run in a directory, made first, or to its end, if it is not there whole."""
+    if not finished(directory):
+        target = (f"hydra.run.dir={directory}", "run.resume=auto")
+        command = [sys.executable, "-m", "trpo", *COMMON, *overrides, *target]
         subprocess.run(command, check=True)
     return read_run(directory)
 

@@ -245,8 +245,8 @@ def test_runs_that_share_a_fallback_keep_a_state_each(tmp_path, monkeypatch, cap
 FAULTS = {
     "raise in step": "the simulator fell over",
     "raise in reset": "the simulator cannot reset",
-    "wrong shape": "shape",
-    "text for numbers": "float",
+    "wrong shape": "has the shape",
+    "text for numbers": "and not numbers",
     "NaN observation": "observation[1] of environment 0 is nan after its step 40",
     "infinite observation": "observation[1] of environment 0 is inf after its step 40",
     "NaN reward": "reward of environment 0 is nan after its step 40",

@@ -160,10 +160,10 @@ def test_a_tampered_figure_is_noticed_even_in_one_file_of_several(name, files, t
 
 
 REFUSED = {  # task and overrides of a run whose first update is refused, and why
-    "rejected": ("pendulum", ["trust_region.max_backtracks=0", "seed=1"], "rejected"),
     "not Gaussian": ("cartpole", [], "Gaussian"),
     "a schedule": ("pendulum", ["policy.final_std_scale=0.5"], "schedule"),
     "no tanh": ("pendulum", ["policy.activation=relu"], "tanh"),
+    "a network of one's own": ("pendulum", ["policy.network=own_networks:Plain"], "network of one's own"),
 }
 
 
@@ -172,17 +172,28 @@ def test_what_cannot_be_recomputed_is_refused_in_words(case, tmp_path, monkeypat
     task, overrides, word = REFUSED[case]
     recorded = ("record.dump_every=1", "run.total_steps=64", "run.evaluation_episodes=0")
     assert train_tiny(tmp_path / "run", *recorded, *overrides, task=task) == 0
-    (row,), (file,) = rows(tmp_path / "run"), (tmp_path / "run" / "dumps").iterdir()
-    arrays, description = load(file)
-    assert (
-        (case == "rejected")
-        is (row["outcome"] != "accepted")
-        is np.array_equal(arrays["theta_old"], arrays["theta_new"])
-    )
-    assert description["outcome"] == row["outcome"]
+    (file,) = (tmp_path / "run" / "dumps").iterdir()
     with pytest.raises(SystemExit, match=word) as refusal:
         recompute(monkeypatch, file)
     assert isinstance(refusal.value.code, str)  # printed, exit code 1
+
+
+def test_a_rejected_update_is_named_and_keeps_no_other_from_being_recomputed(tmp_path, monkeypatch, capsys):
+    recorded = ("record.dump_every=1", "run.total_steps=64", "run.evaluation_episodes=0")
+    files = []
+    for name, overrides in (("rejected", ["trust_region.max_backtracks=0", "seed=1"]), ("accepted", [])):
+        assert train_tiny(tmp_path / name, *recorded, *overrides, task="pendulum") == 0
+        (row,), (file,) = rows(tmp_path / name), (tmp_path / name / "dumps").iterdir()
+        arrays, description = load(file)
+        assert description["outcome"] == row["outcome"]
+        assert (name == "rejected") is np.array_equal(arrays["theta_old"], arrays["theta_new"])
+        files.append(file)
+    capsys.readouterr()
+    assert recompute(monkeypatch, *files) == 0
+    output, errors = capsys.readouterr()
+    assert errors == f"{files[0]}: this update was rejected, there is nothing to recompute\n"
+    assert output.splitlines()[0] == str(files[1])
+    assert recompute(monkeypatch, files[0]) == 1
 
 
 def test_arrays_come_back_bit_for_bit(tmp_path):

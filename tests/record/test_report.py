@@ -144,6 +144,16 @@ def test_scores_are_grouped_by_everything_but_the_seed(page, sweep):
         assert row[2:] == [f"{np.mean(scores):,.1f}", f"{min(scores):,.1f} to {max(scores):,.1f}"]
 
 
+def test_a_label_tells_the_policys_keys_from_the_critics(sweep):
+    first, *_ = find_runs([sweep])
+    changes = {"policy.memory": "gru", "critic.memory": "lstm"}
+    other = first._replace(name="other", config={**first.config, **changes, "trust_region.max_kl": 0.5})
+    assert list(group_runs([first, other])) == [
+        "policy.memory=none, max_kl=0.04,\ncritic.memory=none",
+        "policy.memory=gru, max_kl=0.5,\ncritic.memory=lstm",
+    ]
+
+
 def test_what_is_merely_recorded_tells_no_runs_apart(sweep):
     runs = find_runs([sweep])
     assert differing_keys(runs) == ["seed", "trust_region.max_kl"]

@@ -38,7 +38,16 @@ GIVEN = {
     "bad parts": {"a": {"b": np.array([1, -1, 1])}, "c": 2},
     "pair": (np.zeros(1, np.float32), np.array([1.0, 0.0, 1.0])),
     "bad pair": (np.zeros(1, np.float32), np.array([1.0, 0.5, 1.0])),
+    "four": np.zeros(4, np.float32),
+    "one by three": np.zeros((1, 3), np.float32),
+    "nothing": None,
+    "words": ["a", "b", "c"],
+    "uneven": [[0.0], [0.0, 1.0], 2.0],
+    "no b": {"a": {}, "c": 2},
+    "no c": {"a": {"b": np.array([1, 0, 1])}},
+    "half a pair": (np.zeros(1, np.float32),),
 }
+RIGHT = {"floats": "float64", "one": "float", "parts": "parts", "pair": "pair"}  # what is right for a space
 FORMS = {"plain": lambda value: value, "array": lambda value: np.array([value]), "scalar": np.array}
 
 
@@ -50,13 +59,16 @@ class Typed(gymnasium.Env):
         given: what they are.
         reward: the form in which it is given.
         ends: the form of terminated and truncated.
-        bad: what one of them is instead, by name.
+        bad: what one of them is instead, by name; or with what it `leaves` the process.
+        later: what the observations of steps are, if another.
+        whole: a list of what steps return instead.
     """
 
     action_space = spaces.Box(-1, 1, (1,))
 
-    def __init__(self, space="floats", given="float64", reward="plain", ends="plain", bad=None):
+    def __init__(self, space="floats", given="float64", reward="plain", ends="plain", bad=None, later=None, whole=()):
         self.observation_space, self.given = BOXES[space], GIVEN[given]
+        self.later, self.whole = later, whole
         self.reward, self.ends, self.bad = FORMS[reward], FORMS[ends], bad or {}
 
     def reset(self, *, seed=None, options=None):
@@ -66,13 +78,17 @@ class Typed(gymnasium.Env):
 
     def step(self, action):
         self.steps += 1
+        if "leaves" in self.bad:
+            raise SystemExit(self.bad["leaves"])
+        if self.whole:
+            return self.whole[0]
         said = {
             "reward": self.reward(0.25),
             "terminated": self.ends(self.steps >= 3),
             "truncated": self.ends(False),
             **self.bad,
         }
-        return self.given, *said.values(), {}
+        return (GIVEN[self.later] if self.later else self.given), *said.values(), {}
 
 
 gymnasium.register("Typed-v0", entry_point=Typed)
@@ -126,6 +142,50 @@ def test_and_a_single_one(backend):
 def test_a_number_that_would_change_is_an_error_that_names_part_and_types(space, given, said, backend):
     with pytest.raises(ValueError, match=said):
         stepped(backend, space=space, given=given)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("space", "given", "said"),
+    [
+        ("floats", "four", r"the observation has the shape \(4,\), and \(3,\) in its space"),
+        ("floats", "one by three", r"the observation has the shape \(1, 3\), and \(3,\) in its space"),
+        ("one", "list", r"the observation has the shape \(3,\), and \(\) in its space"),
+        ("floats", "nothing", "the observation is NoneType of object, and not numbers"),
+        ("floats", "words", "the observation is list of <U1, and not numbers"),
+        ("floats", "uneven", "the observation has rows of several lengths"),
+        ("parts", "nothing", "the observation is NoneType, and not a mapping of a, c"),
+        ("parts", "no c", "the observation lacks c: its space has a, c"),
+        ("parts", "no b", "the a lacks b: its space has b"),
+        ("pair", "half a pair", "the observation lacks 1: its space has 0, 1"),
+    ],
+)
+def test_another_shape_or_a_part_too_few_is_an_error_that_names_it(space, given, said, backend):
+    with pytest.raises(ValueError, match=said):
+        stepped(backend, space=space, given=RIGHT[space], later=given)
+
+
+@pytest.mark.parametrize(
+    ("whole", "said"),
+    [
+        ((0, 0.0, False, {}), r"step returned tuple of 4, and not \(observation, reward"),
+        (None, r"step returned NoneType, and not \(observation"),
+        (([0.0] * 3, 0.0, False, False, None), "step returned an info that is NoneType, and not a dict"),
+    ],
+)
+def test_so_is_a_step_of_other_things(whole, said):
+    with pytest.raises(ValueError, match=said):
+        stepped("sync", whole=[whole])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("code", [None, 0])
+def test_an_environment_that_leaves_the_process_has_failed(code, backend):
+    """As games do whose window is closed; the exit code would be that of a finished run."""
+    with pytest.raises(RuntimeError, match=rf"the environment called sys.exit\({'' if code is None else code}\)"):
+        stepped(backend, bad={"leaves": code})
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -51,6 +51,11 @@ def test_every_episode_starts_from_a_seed_of_its_own(episodes, number):
     assert run(DRAWN, episodes=episodes, seed=7, number=number) == Evaluation(starts, [1] * episodes)
 
 
+def test_of_no_episodes_it_is_empty():
+    """As the share of a rank is, where there are more ranks than episodes."""
+    assert run(DRAWN, episodes=0) == Evaluation([], [])
+
+
 def test_the_mode_gives_the_same_numbers_twice():
     first, again = run(CARTPOLE, episodes=20), run(CARTPOLE, episodes=20)
     assert first == again

@@ -1,12 +1,18 @@
 """The scripts that decided what was left out: their arithmetic against dense matrices and against the package."""
 
+from types import SimpleNamespace
+
 import benchmark_memory
+import benchmark_observations
 import benchmark_squashing
 import natural_gradient
+import pathwise_table
 import preconditioners
+import promise_and_fact
 import pytest
 import several_steps
 import step_twins
+import symptoms
 import torch
 from oracles import DISTRIBUTIONS, dense_fisher, random_batch, random_policy
 from test_batch import ENVS, STEPS, agent_for, batch_of, rollout_of
@@ -101,6 +107,48 @@ def test_a_table_of_what_was_remembered(tmp_path):
     final = read_run(directory).summary["final_evaluation"]["return_mean"]
     (row,) = [line for line in benchmark_memory.table(tmp_path).splitlines() if line.startswith("| cartpole")]
     assert f"| {final:.2f} ± 0.00 | {final:.2f} |" in row
+
+
+TRAINERS = {  # of scripts that keep runs: a call that trains one, and where
+    "benchmark_observations": lambda runs: benchmark_observations.ours(runs / "run", "taxi", 0),
+    "natural_gradient": lambda runs: natural_gradient.train(runs, 0.04, "TRPO", 0),
+    "promise_and_fact": lambda runs: promise_and_fact.train(runs, "score", "hopper", 0),
+    "symptoms": lambda runs: symptoms.trained(runs / "run", ()),
+}
+DIRECTORIES = {"natural_gradient": "0.04/TRPO/0", "promise_and_fact": "score/hopper/0"}
+
+
+@pytest.mark.parametrize("script", TRAINERS)
+def test_a_run_that_was_stopped_goes_on_and_is_not_taken_for_done(script, tmp_path, monkeypatch):
+    """Such a run has a summary, and its directory is refused to a new one."""
+    directory = tmp_path / DIRECTORIES.get(script, "run")
+    directory.mkdir(parents=True)
+    (directory / "summary.json").write_text("{}")
+    for module in (benchmark_memory, promise_and_fact, symptoms):
+        monkeypatch.setattr(module, "read_run", lambda _: SimpleNamespace(status="stopped by SIGTERM"))
+
+    class StartedError(Exception):
+        """Instead of a process."""
+
+    def start(command, **_):
+        assert {f"hydra.run.dir={directory}", "run.resume=auto"} <= {*command}
+        raise StartedError
+
+    monkeypatch.setattr("subprocess.run", start)
+    with pytest.raises(StartedError):
+        TRAINERS[script](tmp_path)
+
+
+def test_a_run_without_an_evaluation_is_left_out_of_the_table_with_its_reason(tmp_path, monkeypatch, capsys):
+    for name, episodes in (("with", 2), ("without", 0)):
+        line = ["task=cartpole", *TINY, "run.total_steps=320", f"run.evaluation_episodes={episodes}"]
+        assert train([*line, f"hydra.run.dir={tmp_path / name}"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["pathwise_table.py", str(tmp_path)])
+    pathwise_table.main()
+    output, errors = capsys.readouterr()
+    assert errors == f"{tmp_path / 'without'} ended without an evaluation: left out\n"
+    assert len([line for line in output.splitlines() if line.startswith("| CartPole")]) == 1
 
 
 def test_shares_of_the_bound(tmp_path):

@@ -107,13 +107,19 @@ def group_runs(runs: Sequence[Run]) -> Groups:
 
     A seed counts once: its runs are no independent ones. The run that counts has a score, is the longest, is the last.
     """
-    keys = [key for key in differing_keys(runs) if key != "seed"]
+    names = last_words([key for key in differing_keys(runs) if key != "seed"])
     groups: dict[str, dict[int, Run]] = {}
     for run in runs:
-        changed = ", ".join(f"{key.split('.')[-1]}={run.config.get(key)}" for key in keys)
+        changed = ", ".join(f"{name}={run.config.get(key)}" for key, name in names.items())
         seeds, seed = groups.setdefault(textwrap.fill(changed or "all", 40), {}), run.config["seed"]
         seeds[seed] = max(run, seeds.get(seed, run), key=lambda one: (bool(Score([one]).values), one.env_steps))
     return {label: list(seeds.values()) for label, seeds in groups.items()}
+
+
+def last_words(keys: Sequence[str]) -> dict[str, str]:
+    """Return what to call keys: by their last word, or whole where policy and critic have one of the same name."""
+    words = [key.split(".")[-1] for key in keys]
+    return {key: key if words.count(word) > 1 else word for key, word in zip(keys, words, strict=True)}
 
 
 def short_names(runs: Sequence[Run]) -> dict[str, str]:

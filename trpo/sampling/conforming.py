@@ -1,8 +1,8 @@
 """What goes outermost around every single environment: what it gives, in the types that it promises."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
@@ -12,13 +12,16 @@ from trpo.sampling.encoding import name_of
 
 NUMBERS, TRUTHS = (float, int, np.floating, np.integer), (bool, np.bool_)  # what rewards and ends are taken as
 
+ALL_OF_STEP = "(observation, reward, terminated, truncated, info)"
+
 Cast = Callable[[Any], Any]
 
 
 class Conforming(gymnasium.Wrapper):
     """An environment whose observations, rewards and ends have the types that its spaces and Gymnasium promise.
 
-    Backends, and evaluation, make different things of what has another type. What has the right one passes as it is.
+    Backends, and evaluation, make different things of what has another type, and of what has another shape or lacks a
+    part some make an error that names nothing. What is right passes as it is.
 
     Args:
         env: may give whole numbers in another type than its space's, and rewards and ends in arrays of one element.
@@ -30,15 +33,22 @@ class Conforming(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Return what `Env.reset` returns. Raises `ValueError` if that is no observation with an info."""
-        found: Any = self.env.reset(seed=seed, options=options)
+        try:
+            found: Any = self.env.reset(seed=seed, options=options)
+        except SystemExit as error:
+            raise_for_exit(error)
         if not is_reset(found):
             raise ValueError(f"reset returned {type(found).__name__}, and not (observation, info)")
         observation, info = found
         return (self.cast(observation) if self.cast else observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Return what `Env.step` returns. Raises `ValueError` for what cannot have the right type."""
-        stepped: tuple[Any, Any, Any, Any, dict[str, Any]] = self.env.step(action)
+        """Return what `Env.step` returns. Raises `ValueError` for what cannot have the right type or shape."""
+        try:
+            stepped: Any = self.env.step(action)
+        except SystemExit as error:
+            raise_for_exit(error)
+        check_step(stepped)
         observation, reward, terminated, truncated, info = stepped
         if self.cast:
             observation = self.cast(observation)
@@ -49,6 +59,21 @@ class Conforming(gymnasium.Wrapper):
         if not isinstance(truncated, TRUTHS):
             truncated = bool(single("truncated", truncated))
         return observation, reward, terminated, truncated, info
+
+
+def raise_for_exit(error: SystemExit) -> NoReturn:
+    """Raise `RuntimeError`: a game whose window is closed leaves so, and the run would end as if it were finished."""
+    code = "" if error.code is None else repr(error.code)
+    raise RuntimeError(f"the environment called sys.exit({code})") from error
+
+
+def check_step(stepped: Any) -> None:
+    """Raise `ValueError` unless something is what a step returns: five things, the last of them an info."""
+    if not isinstance(stepped, tuple | list) or len(stepped) != 5:
+        amount = f" of {len(stepped)}" if isinstance(stepped, tuple | list) else ""
+        raise ValueError(f"step returned {type(stepped).__name__}{amount}, and not {ALL_OF_STEP}")
+    if not isinstance(stepped[4], Mapping):
+        raise ValueError(f"step returned an info that is {type(stepped[4]).__name__}, and not a dict")
 
 
 def is_reset(found: Any) -> bool:
@@ -68,37 +93,75 @@ def single(name: str, value: Any) -> Any:
 
 
 def cast_of(space: spaces.Space, path: tuple[str | int, ...] = ()) -> Cast | None:
-    """Return what gives observations the whole numbers of their space, or None where there are none."""
+    """Return what gives observations the whole numbers of their space, and refuses those of other shapes and parts.
+
+    None for a space, `Text` say, of which nothing is known.
+    """
+    name = name_of(path)
     if isinstance(space, spaces.Dict | spaces.Tuple):
         inner: Any = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        casts = {key: cast for key, part in inner if (cast := cast_of(part, (*path, key)))}
-        if not casts:
-            return None
-        return functools.partial(cast_parts, casts=casts, keyed=isinstance(space, spaces.Dict))
-    has_numbers = isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
-    if not has_numbers or np.dtype(space.dtype).kind not in "biu":
+        casts = {key: cast_of(part, (*path, key)) for key, part in inner}
+        return functools.partial(cast_parts, casts=casts, name=name, keyed=isinstance(space, spaces.Dict))
+    if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         return None
-    return functools.partial(as_whole_numbers, dtype=np.dtype(space.dtype), name=name_of(path))
+    return functools.partial(as_in_space, shape=tuple(space.shape or ()), dtype=np.dtype(space.dtype), name=name)
 
 
-def cast_parts(observation: Any, casts: dict[Any, Cast], *, keyed: bool) -> Any:
+def cast_parts(observation: Any, casts: dict[Any, Cast | None], name: str, *, keyed: bool) -> Any:
     """Return the parts of an observation, by key or else by number, as their casts give them, itself if unchanged."""
+    check_parts(observation, casts, name, keyed=keyed)
     changed = {}
     for key, cast in casts.items():
         part = observation[key]
-        if (given := cast(part)) is not part:
+        if cast and (given := cast(part)) is not part:
             changed[key] = given
     if not changed:
         return observation
     return {**observation, **changed} if keyed else tuple(changed.get(i, part) for i, part in enumerate(observation))
 
 
-def as_whole_numbers(value: Any, dtype: np.dtype, name: str) -> Any:
-    """Return an observation in a type of whole numbers. Raises `ValueError` naming a number that this would change."""
-    if isinstance(value, np.ndarray) and value.dtype == dtype:
+def check_parts(observation: Any, parts: Mapping[Any, Any], name: str, *, keyed: bool) -> None:
+    """Raise `ValueError` unless an observation has all its parts, by key or else by number."""
+    if not isinstance(observation, Mapping if keyed else Sequence):
+        kind = "mapping" if keyed else "tuple"
+        raise ValueError(f"the {name} is {type(observation).__name__}, and not a {kind} of {listed(parts)}")
+    for key in parts:
+        if key not in observation if keyed else key >= len(observation):
+            raise ValueError(f"the {name} lacks {key}: its space has {listed(parts)}")
+
+
+def listed(parts: Mapping[Any, Any]) -> str:
+    """Return the names or numbers of parts."""
+    return ", ".join(map(str, parts))
+
+
+def as_in_space(value: Any, shape: tuple[int, ...], dtype: np.dtype, name: str) -> Any:
+    """Return an observation in its space's type, if that is one of whole numbers.
+
+    Raises `ValueError` for what is no number, has another shape, or holds a number that this would change.
+    """
+    if isinstance(value, np.ndarray) and value.dtype == dtype and value.shape == shape:
         return value
-    array = np.asarray(value)
-    if array.dtype == dtype or array.dtype.kind not in "biuf" or np.can_cast(array.dtype, dtype):
+    array = as_numbers(value, name)
+    if array.shape != shape:
+        raise ValueError(f"the {name} has the shape {array.shape}, and {shape} in its space")
+    return as_whole_numbers(value, array, dtype, name) if dtype.kind in "biu" else value
+
+
+def as_numbers(value: Any, name: str) -> np.ndarray:
+    """Return numbers as an array. Raises `ValueError` for what has none, or rows of several lengths."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"the {name} has rows of several lengths") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"the {name} is {type(value).__name__} of {array.dtype}, and not numbers")
+    return array
+
+
+def as_whole_numbers(value: Any, array: np.ndarray, dtype: np.dtype, name: str) -> Any:
+    """Return an observation in a type of whole numbers. Raises `ValueError` naming a number that this would change."""
+    if np.can_cast(array.dtype, dtype):
         return value  # no number can change, now or where environments are put together
     with np.errstate(invalid="ignore"):  # NaN and infinity, which are found below
         cast = array.astype(dtype)

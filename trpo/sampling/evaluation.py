@@ -63,6 +63,8 @@ def evaluate(
     episodes run one by one and are written there as MP4 files; with `shown`, one by one on the screen. Of observations
     with several parts those are read that are `kept`, by name.
     """
+    if not episodes:  # the share of a rank where there are more ranks than episodes
+        return Evaluation([], [])
     if video or shown:
         width, envs = 1, [make_recorded_env(config, video) if video else make_shown_env(config)]
     else:
@@ -71,7 +73,7 @@ def evaluate(
     device = next(agent.parameters()).device
     generator = seeds.generator(seed, seeds.Role.EVALUATION_ACTIONS, number, device=device) if stochastic else None
     starts = [seeds.integer(seed, seeds.Role.EVALUATION_ENVIRONMENTS, number, i) for i in episodes]
-    groups = [starts[first : first + width] for first in range(0, len(starts), max(width, 1))]
+    groups = [starts[first : first + width] for first in range(0, len(starts), width)]
     keys = Infos(info_keys).keys
     try:
         interface = make_interface(envs[0].observation_space, envs[0].action_space, kept)
@@ -79,7 +81,7 @@ def evaluate(
     finally:
         for env in envs:
             env.close()
-    return united(outcomes) if outcomes else Evaluation([], [])
+    return united(outcomes)
 
 
 def united(parts: list[Evaluation]) -> Evaluation:

@@ -56,6 +56,13 @@ def test_without_the_package_nothing_is_made_and_the_extra_is_named(monkeypatch)
     assert refusal(train, *SETTINGS) == "trpo-train: record.wandb needs wandb: pip install 'trpo[wandb]'"
 
 
+def test_who_is_not_logged_in_is_told_so_in_one_line(init, capsys):
+    init.side_effect = wandb.errors.UsageError("No API key configured.")
+    assert train(SETTINGS) == 2
+    words = "trpo-train: record.wandb=mine: No API key configured. WANDB_MODE=offline needs no login\n"
+    assert capsys.readouterr().err == words
+
+
 @pytest.mark.slow
 def test_what_was_trained_is_in_the_file_of_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")

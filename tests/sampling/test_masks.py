@@ -123,7 +123,11 @@ def test_an_array_goes_through_without_a_copy():
         (None, "the mask action_mask is None"),
         ("abc", "the mask action_mask is 'abc'"),
         ({"a": 1}, "the mask action_mask is {'a': 1}"),
-        ([300] * 5, "not an array of numbers"),
+        ([256] * 5, "the mask action_mask holds 256: a valid choice is 1, any other 0"),
+        (np.array([0, 1, 7, 1, 1], np.int8), "holds 7"),
+        ([1, 1, -1, 1, 1], "holds -1"),
+        (np.array([0, -np.inf, 0, 0, 0]), "holds -inf"),
+        ([1, 0.5, 0, 1, 1], "holds 0.5"),
     ],
 )
 def test_any_other_is_refused_in_one_line(mask, words):

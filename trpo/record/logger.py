@@ -64,9 +64,9 @@ class Logger:
     def __init__(
         self, directory: Path, hyperparameters: Mapping[str, str | int | float | bool], purge_step: int | None = None
     ) -> None:
-        self.file = open(directory / METRICS, "a", encoding="utf-8")  # noqa: SIM115, closed in __exit__
         project = str(hyperparameters.get("record.wandb", ""))
         self.mirror = mirror.start(directory, project, hyperparameters) if project else None  # before what it mirrors
+        self.file = open(directory / METRICS, "a", encoding="utf-8")  # noqa: SIM115, closed in __exit__
         self.writer = SummaryWriter(str(directory), purge_step=purge_step)  # hides what a resumed run repeats
         self._events: Any = self.writer._get_file_writer()
         self.writer.add_custom_scalars(

@@ -62,10 +62,12 @@ def first_info(env: gymnasium.Env | gymnasium.vector.VectorEnv, name: str) -> di
 
 
 def checked(mask: Any, space: spaces.Space) -> np.ndarray:
-    """Return a mask as an array. Raises `UserError` unless it has one entry for every choice of every dimension."""
+    """Return a mask as an array. Raises `UserError` unless it has a 0 or 1 for every choice of every dimension."""
     try:
-        array = np.asarray(in_one(mask, space), dtype=np.int8)
-    except (TypeError, ValueError, OverflowError) as error:
+        given = np.asarray(in_one(mask, space))
+        with np.errstate(invalid="ignore"):  # NaN and infinity, which are found below
+            array = given.astype(np.int8, copy=False)
+    except (TypeError, ValueError) as error:
         raise UserError(
             f"the mask {MASK} is {shortened(mask)}, and not an array of numbers or bools, nor a tuple of such arrays, "
             f"one for each dimension of {space}"
@@ -76,6 +78,8 @@ def checked(mask: Any, space: spaces.Space) -> np.ndarray:
             f"the mask {MASK} has the shape {array.shape}, but the {choices} choices of {space} are counted one "
             "dimension after the other: masks over combinations of several dimensions are not supported"
         )
+    if (wrong := given != array & 1).any():
+        raise UserError(f"the mask {MASK} holds {given[wrong][0]}: a valid choice is 1, any other 0")
     return array
 
 

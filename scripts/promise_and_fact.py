@@ -2,10 +2,10 @@
 
     python scripts/promise_and_fact.py --runs runs/promise              # the table and the figure of docs/promise.md
     python scripts/promise_and_fact.py --runs runs/promise --estimates  # how much the judge depends on λ and on V
-    python scripts/promise_and_fact.py --runs runs/promise --surrogates score pathwise  # and scripts/pathwise_table.py
+    python scripts/promise_and_fact.py --runs runs/promise --surrogates score --tasks ant  # the table of a few, printed
 
 Writes scripts/results/promise.md and promise.png; with --estimates, promise_estimates.md. Runs that are there already
-are not repeated. Two at a time, each on one core: a quarter of an hour on two cores, an hour more with `pathwise`.
+are not repeated. Two at a time, each on one core: on two a quarter of an hour for `score`, an hour for `pathwise`.
 """
 
 import argparse
@@ -49,8 +49,8 @@ def main() -> None:
     """Run what is missing, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="where the runs are, or will be")
-    parser.add_argument("--surrogates", nargs="+", choices=SETTINGS, default=["score"], help="(default: score)")
-    parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--surrogates", nargs="+", choices=SETTINGS, default=[*SETTINGS])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--estimates", action="store_true", help="judge by other advantages as well")
     arguments = parser.parse_args()
     if arguments.estimates:
@@ -63,6 +63,9 @@ def main() -> None:
         (surrogate, task): [read_run(directory(arguments.runs, surrogate, task, seed)) for seed in SEEDS]
         for surrogate, task in product(arguments.surrogates, arguments.tasks)
     }
+    if {*found} != {*product(SETTINGS, TASKS)}:
+        print(table(found))  # the page that is kept is of all of them
+        return
     write("promise.md", table(found))
     draw(found).savefig(RESULTS / "promise.png", dpi=110)
 

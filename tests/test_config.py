@@ -132,21 +132,31 @@ def test_no_number_may_be_infinite_or_nan(name, number):
         TrustRegionConfig(**{name: number})
 
 
-BOUNDS = [  # max_kl, surrogate, discrete actions, δ
-    (0, "score", False, 0.04),
-    (0, "score", True, 0.01),
-    (0, "pathwise", False, 0.15),
-    (0, "pathwise", True, 0.01),
-    (0.3, "score", True, 0.3),
-    (0.3, "pathwise", False, 0.3),
+BOUNDS = [  # max_kl, surrogate, discrete actions, δ, what is left of it after six tenths of the run
+    (0, "score", False, 0.04, 1 - 0.9 * 0.6),
+    (0, "score", True, 0.01, 1 - 0.9 * 0.6),
+    (0, "pathwise", False, 0.15, (1 - 0.99 * 0.6) ** 2),
+    (0, "pathwise", True, 0.01, 1 - 0.9 * 0.6),
+    (0.3, "score", True, 0.3, 1 - 0.9 * 0.6),
+    (0.3, "pathwise", False, 0.3, (1 - 0.99 * 0.6) ** 2),
 ]
 
 
-@pytest.mark.parametrize(("max_kl", "surrogate", "discrete", "expected"), BOUNDS)
-def test_the_bound_follows_surrogate_and_actions_unless_it_is_given(max_kl, surrogate, discrete, expected):
-    config = TrustRegionConfig(max_kl=max_kl, surrogate=surrogate, anneal=0.5)
+@pytest.mark.parametrize(("max_kl", "surrogate", "discrete", "expected", "left"), BOUNDS)
+def test_the_bound_and_its_fall_follow_surrogate_and_actions(max_kl, surrogate, discrete, expected, left):
+    config = TrustRegionConfig(max_kl=max_kl, surrogate=surrogate)
     assert config.bound(0.0, discrete=discrete) == expected
-    assert config.bound(0.6, discrete=discrete) == pytest.approx(0.7 * expected)
+    assert config.bound(0.6, discrete=discrete) == pytest.approx(left * expected)
+
+
+@pytest.mark.parametrize(("surrogate", "discrete"), [("score", False), ("pathwise", False), ("pathwise", True)])
+def test_a_fall_that_is_given_is_what_it_says(surrogate, discrete):
+    constant, cubic = {"anneal": 0.0}, {"anneal": 0.5, "anneal_power": 3.0}
+    bounds = [
+        TrustRegionConfig(max_kl=0.3, surrogate=surrogate, **fall).bound(0.6, discrete=discrete)
+        for fall in (constant, cubic)
+    ]
+    assert bounds == [0.3, pytest.approx(0.3 * 0.7**3)]
 
 
 def test_with_a_power_of_two_it_is_the_length_of_a_step_that_falls_on_a_line():

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 from trpo.fields import Section, UserError, key
 
-MAX_KL = 0.04  # δ of Gaussian policies, which may go on for ever; eight such steps turn six even chances into certainty
-PATHWISE_MAX_KL = 0.15  # of such policies through action values, whose gradient is worth a longer step
-DISCRETE_MAX_KL = 0.01
+# δ, the share of it that is gone by the end of a run, and the power to which what is left is raised.
+GAUSSIAN = (0.04, 0.9, 1.0)
+PATHWISE = (0.15, 0.99, 2.0)  # of Gaussians: a gradient worth a longer step; as late ones are noise, length falls
+DISCRETE = (0.01, 0.9, 1.0)  # eight steps of 0.04 turn six even chances into certainty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,28 +121,26 @@ class TrustRegionConfig(Section):
     >>> import trpo
     >>> trpo.TrustRegionConfig(max_kl=0.02, anneal=0.5).bound(1.0, discrete=False)
     0.01
-    >>> trpo.TrustRegionConfig(cg_iterations=0)
-    Traceback (most recent call last):
-    trpo.fields.UserError: trust_region.cg_iterations must be at least 1, got 0
     """
 
     path: ClassVar[str] = "trust_region"
     surrogate: str = key(
-        "score",
-        "score: the paper's, of sampled actions; pathwise: through action values, which see more of the last rollouts",
-        choices=("score", "pathwise"),
+        "score", "score: the paper's; pathwise: by action values from the last rollouts", choices=("score", "pathwise")
     )
     max_kl: float = key(
         0.0,
-        f"δ ≥ a step's mean joint KL, nats; 0: {MAX_KL}, pathwise {PATHWISE_MAX_KL}, discrete {DISCRETE_MAX_KL}",
+        f"δ ≥ a step's mean joint KL, nats; 0: {GAUSSIAN[0]}, pathwise {PATHWISE[0]}, discrete {DISCRETE[0]}",
         at_least=0.0,
         at_most=100.0,
     )
-    anneal: float = key(
-        0.9, "share of δ gone, linearly, by the end of run.total_steps; 0: constant", at_least=0.0, at_most=0.99
+    anneal: float | None = key(
+        None,
+        "share of δ gone by the end of the run; null: 0.9, pathwise 0.99 unless discrete",
+        at_least=0.0,
+        at_most=0.99,
     )
-    anneal_power: float = key(
-        1.0, "what is left of δ is raised to it: 1, KL falls on a line; 2, a step's length", at_least=0.0, at_most=10.0
+    anneal_power: float | None = key(
+        None, "what is left of δ is raised to it; null: 1, pathwise 2 unless discrete", at_least=0.0, at_most=10.0
     )
     min_multiplier: float = key(
         0.01, "λ_min, standard deviations of the return that a nat of KL must buy, or less is spent", at_least=0.0
@@ -165,10 +164,11 @@ class TrustRegionConfig(Section):
     micro_batch: int = key(0, "most samples in one forward pass, the same up to rounding; 0: all at once", at_least=0)
 
     def bound(self, progress: float, *, discrete: bool) -> float:
-        """Return δ(1 − anneal · progress)^power, progress in [0, 1], δ by surrogate and kind of actions if it is 0."""
-        continuous = PATHWISE_MAX_KL if self.surrogate == "pathwise" else MAX_KL
-        max_kl = self.max_kl or (DISCRETE_MAX_KL if discrete else continuous)
-        return max_kl * float((1 - self.anneal * progress) ** self.anneal_power)
+        """Return δ(1 − anneal · progress)^power, progress in [0, 1]; what is not given goes by surrogate and kind."""
+        usual = DISCRETE if discrete else PATHWISE if self.surrogate == "pathwise" else GAUSSIAN
+        given = (self.max_kl or None, self.anneal, self.anneal_power)
+        max_kl, anneal, power = (other if one is None else one for one, other in zip(given, usual, strict=True))
+        return max_kl * float((1 - anneal * progress) ** power)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +184,7 @@ class CriticConfig(Section):
     hidden_sizes: tuple[int, ...] = key((64, 64), "widths of the hidden layers", at_least=1)
     activation: str = key("tanh", "between layers", choices=("tanh", "relu", "elu", "silu"))
     learning_rate: float = key(1e-3, "of Adam", above=0.0)
-    anneal: float = key(
-        0.0, "share of the learning rate gone by the end, as of trust_region.anneal", at_least=0.0, at_most=0.99
-    )
+    anneal: float = key(0.0, "share of the learning rate gone by the end, linearly", at_least=0.0, at_most=0.99)
     epochs: int = key(10, "passes over each batch", at_least=1)
     minibatch_size: int = key(64, "most samples per Adam step; an epoch is split evenly", at_least=1)
     observations: tuple[str, ...] = key((), "the parts of an observation that it sees; []: all")
@@ -207,7 +205,9 @@ class ActionValuesConfig(Section):
     path: ClassVar[str] = "action_values"
     hidden_sizes: tuple[int, ...] = key((128, 128), "widths of the hidden layers", at_least=1)
     networks: int = key(2, "side by side: the step is along their mean", at_least=1)
-    pessimism: float = key(0.5, "in targets: standard deviations of the networks below their mean", at_least=0.0)
+    pessimism: float | None = key(
+        None, "deviations of targets below the networks' mean; null: 0.5, discrete 1", at_least=0.0
+    )
     rollouts: int = key(32, "the last ones, which are kept", at_least=1)
     drawn: int = key(16, "of those, the newest among them, to which they are fitted in an iteration", at_least=1)
     minibatches: int = key(100, "steps of AdamW in each iteration", at_least=1)

@@ -245,3 +245,13 @@ def test_the_noise_of_an_environment_is_the_same_whichever_rank_steps_it():
 
     shares = [noise(range(2)), noise(range(2, 5))]
     assert torch.equal(torch.cat(shares, dim=1), noise(range(5)))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "given", "expected"), [(None, None, 1), (WIDE, None, 0.5), (None, 0, 0), (WIDE, 2, 2)]
+)
+def test_pessimism_follows_the_kind_of_actions_unless_it_is_given(bounds, given, expected):
+    distribution = Categorical((3,)) if bounds is None else DiagonalGaussian(2)
+    settings = {"gamma": 0.9, "seed": 4, "environments": range(2), "num_envs": 2}
+    source = PathwiseSource(values_for(distribution), ActionValuesConfig(pessimism=given), bounds, **settings)
+    assert source._pessimism() == expected

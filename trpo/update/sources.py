@@ -28,6 +28,8 @@ from trpo.update.action_values import (
 from trpo.update.pathwise import Expected, Pathwise
 from trpo.update.surrogates import Score, Surrogate
 
+PESSIMISM, DISCRETE_PESSIMISM = 0.5, 1.0  # found, not derived: docs/pathwise.md
+
 
 class Source(Protocol):
     """Makes the surrogate of each iteration, and keeps what that needs in between."""
@@ -114,7 +116,7 @@ class PathwiseSource:
     def surrogate(self, agent: Agent, rollout: Rollout, batch: Batch, iteration: int) -> Surrogate | None:
         """Fit the action values to rollouts, this one among them, and return the surrogate that they give."""
         self.replay.append(recorded(rollout, batch, agent.policy.distribution))
-        reader = Reader(self.values, agent, self.bounds, self.config.pessimism)
+        reader = Reader(self.values, agent, self.bounds, self._pessimism())
         self.fit = self._fit(reader, iteration)
         if iteration < self.config.warm_up:
             return None
@@ -141,6 +143,12 @@ class PathwiseSource:
         shares = torch.stack([samples.traces.double().mean(), self._clipped_share()])
         trace, clipped = ranks.mean(shares, len(samples.traces)).tolist()
         return ActionValueFit(before.loss, after.loss, before.explained_variance, after.disagreement, trace, clipped)
+
+    def _pessimism(self) -> float:
+        """Return that of the configuration, or else of the kind of actions."""
+        if self.config.pessimism is not None:
+            return self.config.pessimism
+        return DISCRETE_PESSIMISM if self.bounds is None else PESSIMISM
 
     def _drawn(self, generator: torch.Generator) -> list[Recorded]:
         """Return some of the rollouts, the newest last: targets for all of them would cost more than the fit."""

@@ -22,6 +22,7 @@ BOXES = {
     "bits": spaces.MultiBinary(3),
     "floats": spaces.Box(-9, 9, (3,), np.float32),
     "parts": spaces.Dict({"a": spaces.Dict({"b": spaces.Box(0, 255, (3,), np.uint8)}), "c": spaces.Discrete(3)}),
+    "two": spaces.Tuple([spaces.Discrete(3), spaces.Discrete(2)]),
     "pair": spaces.Tuple([spaces.Box(-9, 9, (1,)), spaces.MultiDiscrete([2, 3, 4])]),
     "one": spaces.Discrete(3),
 }
@@ -36,6 +37,7 @@ GIVEN = {
     "half": 1.5,
     "parts": {"a": {"b": np.array([1, 0, 1])}, "c": 2},
     "bad parts": {"a": {"b": np.array([1, -1, 1])}, "c": 2},
+    "two": np.array([2, 1]),
     "pair": (np.zeros(1, np.float32), np.array([1.0, 0.0, 1.0])),
     "bad pair": (np.zeros(1, np.float32), np.array([1.0, 0.5, 1.0])),
     "four": np.zeros(4, np.float32),
@@ -118,6 +120,8 @@ def test_so_may_those_of_parts(backend):
     assert {name: part[0].tolist() for name, part in parts.items()} == {"a.b": [1, 0, 1], "c": [0, 0, 1]}
     parts = leaves_of(stepped(backend, space="pair", given="pair")[0].next_observations)
     assert parts["1"][0].tolist() == [0, 1, 1, 0, 0, 0, 1, 0, 0]
+    parts = leaves_of(stepped(backend, space="two", given="two")[0].next_observations)
+    assert {name: part[0].tolist() for name, part in parts.items()} == {"0": [0, 0, 1], "1": [0, 1]}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -122,7 +122,7 @@ def cast_parts(observation: Any, casts: dict[Any, Cast | None], name: str, *, ke
 
 def check_parts(observation: Any, parts: Mapping[Any, Any], name: str, *, keyed: bool) -> None:
     """Raise `ValueError` unless an observation has all its parts, by key or else by number."""
-    if not isinstance(observation, Mapping if keyed else Sequence):
+    if not isinstance(observation, Mapping if keyed else Sequence | np.ndarray):
         kind = "mapping" if keyed else "tuple"
         raise ValueError(f"the {name} is {type(observation).__name__}, and not a {kind} of {listed(parts)}")
     for key in parts:

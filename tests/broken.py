@@ -42,6 +42,9 @@ class DictActions(Broken):
 class TextObservations(Broken):
     observation_space = spaces.Dict({"name": spaces.Text(8), "speeds": spaces.Sequence(spaces.Box(-1.0, 1.0, (1,)))})
 
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), super().reset(seed=seed)[1]
+
 
 gymnasium.register("NaNReward-v0", Broken, kwargs={"fault": "reward"})
 gymnasium.register("InfiniteReward-v0", Broken, kwargs={"fault": "infinite reward"})

@@ -147,7 +147,7 @@ def failed(tmp_path_factory):
         command = [sys.executable, "-m", "trpo", *TINY, *env, *rest]
         streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         started[fault] = subprocess.Popen(command, cwd=base, env=paths, text=True, start_new_session=True, **streams)
-    ended = {fault: training.communicate(timeout=60)[1] for fault, training in started.items()}
+    ended = {fault: training.communicate(timeout=240)[1] for fault, training in started.items()}
     return {fault: (base / fault, started[fault], errors) for fault, errors in ended.items()}
 
 

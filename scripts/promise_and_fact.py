@@ -17,13 +17,13 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from benchmark_memory import finished
 from matplotlib.figure import Figure
 
 from trpo.batch import make_batch
 from trpo.config import Config, EnvConfig, RunConfig, TrustRegionConfig
 from trpo.numerics.ratio import ratio_of_sums
 from trpo.record.promises import KEPT, SPREAD, PerRootNat, per_root_nat
-from trpo.record.run_directory import FINISHED
 from trpo.record.runs import Rows, Run, read_run
 from trpo.system.laps import Laps
 from trpo.trainer import Trainer
@@ -49,7 +49,7 @@ def main() -> None:
     """Run what is missing, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="where the runs are, or will be")
-    parser.add_argument("--surrogates", nargs="+", choices=SETTINGS, default=[*SETTINGS])
+    parser.add_argument("--surrogates", nargs="+", choices=SETTINGS, default=[*SETTINGS], help="(default: both)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--estimates", action="store_true", help="judge by other advantages as well")
     arguments = parser.parse_args()
@@ -78,7 +78,7 @@ def directory(runs: Path, surrogate: str, task: str, seed: int) -> Path:
 def train(runs: Path, surrogate: str, task: str, seed: int) -> None:
     """Train one agent, or what is left of it to train."""
     target = directory(runs, surrogate, task, seed)
-    if (target / "summary.json").exists() and read_run(target).status == FINISHED:
+    if finished(target):
         return
     command = [
         sys.executable,

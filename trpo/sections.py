@@ -135,7 +135,7 @@ class TrustRegionConfig(Section):
     )
     anneal: float | None = key(
         None,
-        "share of δ gone by the end of the run; null: 0.9, pathwise 0.99 unless discrete",
+        "share of δ gone by the end, 0: none; null: 0.9, pathwise 0.99 unless discrete",
         at_least=0.0,
         at_most=0.99,
     )

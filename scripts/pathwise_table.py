@@ -8,11 +8,13 @@ Takes any run directories, or folders of them, that ended with an evaluation of 
 
 import argparse
 import sys
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
+from trpo.record.report import group_runs
 from trpo.record.run_directory import FINISHED
 from trpo.record.runs import Run, find_runs
 
@@ -48,8 +50,7 @@ def table(runs: list[Run]) -> str:
         "| environment | surrogate | steps | mode | by seed | training | by seed | seconds |",
         "| --- | --- | ---: | ---: | --- | ---: | --- | ---: |",
     ]
-    for (environment, steps, surrogate), group in groupby(sorted(runs, key=key), lambda run: key(run)[:3]):
-        seeds = list(group)
+    for (environment, steps, surrogate), seeds in settings(runs):
         modes = [run.summary["final_evaluation"]["return_mean"] for run in seeds]
         training = [last_episodes(run) for run in seeds]
         seconds = np.mean([run.summary["seconds"] for run in seeds])
@@ -58,6 +59,14 @@ def table(runs: list[Run]) -> str:
             f"| {mean(training)} | {listed(training)} | {seconds:.0f} |"
         )
     return "\n".join(lines)
+
+
+def settings(runs: list[Run]) -> Iterator[tuple[tuple[str, int, str], list[Run]]]:
+    """Yield runs that differ in nothing but the seed, a seed once, with what they are of."""
+    for (environment, steps, surrogate), group in groupby(sorted(runs, key=key), lambda run: key(run)[:3]):
+        for label, seeds in group_runs(list(group)).items():
+            differing = "" if label == "all" else f", {' '.join(label.split())}"
+            yield (environment, steps, surrogate + differing), list(seeds)
 
 
 def key(run: Run) -> tuple[str, int, str, int]:

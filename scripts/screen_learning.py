@@ -12,6 +12,7 @@ two (resolution IV: Montgomery, Design and Analysis of Experiments, chapter 8). 
 import argparse
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -31,8 +32,7 @@ SCORES = {"deterministic": "20 deterministic episodes of the last policy", "trai
 def main(arguments: list[str] | None = None) -> int:
     """Run what is missing of the design, then write the table of effects."""
     options = make_parser().parse_args(arguments)
-    factors = {name: values.split(",") for name, values in (factor.split("=", 1) for factor in options.factors)}
-    steps = {task: int(number) for task, number in (task.split("=", 1) for task in options.tasks)}
+    factors, steps = dict(options.factors), dict(options.tasks)
     design = make_design(len(factors))
     jobs = [
         make_job(options.output.resolve(), row, signs, factors, task, number)
@@ -50,9 +50,28 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the folder of all runs")
-    parser.add_argument("--tasks", nargs="+", required=True, metavar="TASK=STEPS")
-    parser.add_argument("--factors", nargs="+", required=True, metavar="KEY=LOW,HIGH", help=f"up to {len(GENERATORS)}")
+    parser.add_argument("--tasks", nargs="+", required=True, type=task, metavar="TASK=STEPS")
+    parser.add_argument(
+        "--factors", nargs="+", required=True, type=factor, metavar="KEY=LOW,HIGH", help=f"up to {len(GENERATORS)}"
+    )
     return parser
+
+
+def task(text: str) -> tuple[str, int]:
+    """Return a task's name and its environment steps."""
+    name, _, steps = text.partition("=")
+    if not name or not steps.replace("_", "").isdecimal() or not int(steps):
+        raise argparse.ArgumentTypeError(f"a task and its steps, as in hopper=300_000, got {text!r}")
+    return name, int(steps)
+
+
+def factor(text: str) -> tuple[str, list[str]]:
+    """Return a key and its two values, which may be lists in brackets."""
+    key, _, values = text.partition("=")
+    levels = re.split(r",(?![^\[]*\])", values)
+    if not key or len(levels) != 2 or not all(levels):
+        raise argparse.ArgumentTypeError(f"a key and two values, as in trust_region.max_kl=0.01,0.03, got {text!r}")
+    return key, levels
 
 
 def make_design(factors: int) -> np.ndarray:

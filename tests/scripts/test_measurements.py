@@ -151,6 +151,18 @@ def test_a_run_without_an_evaluation_is_left_out_of_the_table_with_its_reason(tm
     assert len([line for line in output.splitlines() if line.startswith("| CartPole")]) == 1
 
 
+def test_runs_of_other_settings_are_no_seeds_of_one_row(tmp_path, monkeypatch, capsys):
+    line = ["task=cartpole", *TINY, "run.total_steps=320"]
+    for seed, max_kl in ((0, 0.04), (1, 0.04), (2, 0.02)):
+        own = [f"seed={seed}", f"trust_region.max_kl={max_kl}", f"hydra.run.dir={tmp_path / str(seed)}"]
+        assert train([*line, *own]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["pathwise_table.py", str(tmp_path)])
+    pathwise_table.main()
+    rows = [row.split(" | ") for row in capsys.readouterr().out.splitlines() if row.startswith("| CartPole")]
+    assert [(row[1], row[4].count("·")) for row in rows] == [("score, max_kl=0.04", 1), ("score, max_kl=0.02", 0)]
+
+
 def test_shares_of_the_bound(tmp_path):
     line = ["env.id=Pendulum-v1", *TINY, "trust_region.line_search=off", "trust_region.damping=0.1"]
     assert train([*line, "trust_region.max_kl=1.0", f"hydra.run.dir={tmp_path / 'run'}"]) == 0

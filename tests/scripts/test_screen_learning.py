@@ -45,6 +45,31 @@ def test_too_many_factors_are_refused():
         make_design(17)
 
 
+def test_a_factor_may_have_lists_for_values():
+    assert screen_learning.factor("policy.hidden_sizes=[64,64],[128]") == ("policy.hidden_sizes", ["[64,64]", "[128]"])
+    assert screen_learning.task("hopper=300_000") == ("hopper", 300_000)
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--factors", "trust_region.max_kl"),
+        ("--factors", "trust_region.max_kl=0.01"),
+        ("--factors", "trust_region.max_kl=0.01,0.02,0.03"),
+        ("--factors", "trust_region.max_kl=0.01,"),
+        ("--tasks", "hopper"),
+        ("--tasks", "hopper=many"),
+        ("--tasks", "hopper=0"),
+    ],
+)
+def test_a_mistake_is_one_line(option, text, tmp_path, capsys):
+    right = {"--tasks": "CartPole-v1=512", "--factors": "advantage.gamma=0.9,0.99"} | {option: text}
+    with pytest.raises(SystemExit) as stop:
+        screen_learning.main([str(tmp_path), *(word for pair in right.items() for word in pair)])
+    assert stop.value.code == 2
+    assert f"got '{text}'" in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_a_real_screen(tmp_path, capsys):
     arguments = [str(tmp_path), "--tasks", "CartPole-v1=512", "--factors", "run.steps_per_iteration=128,256"]

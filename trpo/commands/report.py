@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trpo.commands.exit_codes import command, refuse
 from trpo.config import UserError
+from trpo.record.run_directory import TRIAL
 
 
 @command("trpo-report")
@@ -28,7 +29,7 @@ def report(arguments: list[str]) -> int:
 
 def figure_of_search(folder: Path) -> Path:
     """Return where the figure of a search with its trials in a folder is; of another folder that is no file."""
-    return folder.parent / f"{folder.name}.png" if any(folder.glob("trial_*")) else folder
+    return folder.parent / f"{folder.name}.png" if any(folder.glob(f"{TRIAL}*")) else folder
 
 
 def report_parser() -> argparse.ArgumentParser:

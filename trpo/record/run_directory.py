@@ -30,6 +30,7 @@ CALLBACK = "callback"  # of one that a function ended which was called after eve
 PRUNED = "pruned"  # of one that a search gave up: others learned more in as many steps
 PROFILES = "profiles"
 DUMPS = "dumps"
+TRIAL = "trial_"  # of the directories of a search's runs, before the number
 
 
 def check_free(directory: Path) -> None:

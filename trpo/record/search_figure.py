@@ -62,6 +62,8 @@ def draw_slice(panel: Axes, points: Sequence[Point], name: str, *, log: bool) ->
         numbers = [names.index(str(number)) for number in numbers]
     elif log and all(float(number) > 0 for number in numbers):
         panel.set_xscale("log")
+    else:
+        panel.locator_params(axis="x", nbins=5)  # labels with a sign and decimals do not touch
     mark(panel, tried, [float(number) for number in numbers])
     panel.set(xlabel=name)
     panel.grid(alpha=0.3)

@@ -19,12 +19,12 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trpo.config import UserError, first_line
+from trpo.record.run_directory import TRIAL
 from trpo.search.sampler import RoundingSampler, distributions_of, seed_of_trial
 from trpo.search.space import Dimension, Value
 from trpo.system.liveness import Identity, is_dead, own_identity
 
 NAME = "trpo"  # of the one study in a file
-PREFIX = "trial_"  # of the directories of runs, before the number
 MOST_DEATHS = 3  # of the processes that ran a trial, before it counts as failed
 
 SEARCH = "search"  # what is kept with the study: those that share it agree on it
@@ -64,7 +64,7 @@ class Search:
 
 def check_storage(search: Search) -> None:
     """Raise `UserError` if the file holds another study or something else, or if runs are there that are of none."""
-    runs = any(search.directory.glob(f"{PREFIX}*"))  # first: another shell may be making its study, and then its runs
+    runs = any(search.directory.glob(f"{TRIAL}*"))  # first: another shell may be making its study, and then its runs
     if search.storage.exists() and (study := opened(search.storage)) is not None:
         check_same(study, search)
     elif runs:
@@ -208,9 +208,9 @@ def try_again(study: Study, trial: FrozenTrial, *, deaths: int) -> None:
 
 def directory_of(trial: Trial | FrozenTrial) -> str:
     """Return the name of the directory of a trial's runs."""
-    return str(trial.user_attrs.get(DIRECTORY, f"{PREFIX}{trial.number:04}"))
+    return str(trial.user_attrs.get(DIRECTORY, f"{TRIAL}{trial.number:04}"))
 
 
 def shown_number(trial: Trial | FrozenTrial) -> int:
     """Return the number by which people know a trial, that of its directory: Optuna counts what goes on once more."""
-    return int(directory_of(trial).removeprefix(PREFIX))
+    return int(directory_of(trial).removeprefix(TRIAL))

@@ -9,6 +9,7 @@ from tiny_runs import compose
 
 from trpo.commands.compose import tasks
 from trpo.config import (
+    ActionValuesConfig,
     AdvantageConfig,
     Config,
     CriticConfig,
@@ -32,6 +33,7 @@ SECTIONS = [
     AdvantageConfig,
     TrustRegionConfig,
     CriticConfig,
+    ActionValuesConfig,
     RecordConfig,
     RunConfig,
 ]
@@ -62,6 +64,7 @@ def test_a_section_is_frozen(section):
 def test_a_list_becomes_a_tuple():
     assert PolicyConfig(hidden_sizes=[8, 4]).hidden_sizes == (8, 4)
     assert compose("task=cartpole", "critic.hidden_sizes=[3]").critic.hidden_sizes == (3,)
+    assert compose("action_values.hidden_sizes=[3,4e0]").action_values.hidden_sizes == (3, 4)
 
 
 @pytest.mark.parametrize("value", ["probes:Scaled", {"wrapper": "probes:Scaled"}, 3])
@@ -105,6 +108,7 @@ EDGES = [
     (CriticConfig, "learning_rate", 0.0, 1e-9, "above 0"),
     (CriticConfig, "epochs", 0, 1, "at least 1"),
     (CriticConfig, "minibatch_size", 0, 1, "at least 1"),
+    (CriticConfig, "hidden_sizes", None, (64,), "a list of whole numbers at least 1"),
     (RunConfig, "total_steps", 0, 1, "at least 1"),
     (RunConfig, "steps_per_iteration", 0, 1, "at least 1"),
     (RunConfig, "evaluate_every", -1, 0, "at least 0"),

@@ -1,4 +1,4 @@
-"""What runs reached, over steps and over seconds: a row per environment and surrogate, seeds side by side.
+"""What runs reached, over steps and over seconds: a row per environment and setting, seeds side by side.
 
     python scripts/promise_and_fact.py --runs runs/promise --surrogates score pathwise  # makes the runs of five tasks
     python scripts/pathwise_table.py runs/promise/pathwise > scripts/results/pathwise.md
@@ -8,7 +8,7 @@ Takes any run directories, or folders of them, that ended with an evaluation of 
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from trpo.record.run_directory import FINISHED
 from trpo.record.runs import Run, find_runs
 
 LAST_EPISODES = 100  # of training
+Row = tuple[tuple[str, int, str], Sequence[Run]]  # environment, steps, surrogate with what else differs; a run per seed
 
 
 def main() -> None:
@@ -28,10 +29,13 @@ def main() -> None:
     warnings: list[str] = []
     runs = find_runs(parser.parse_args().runs, warnings)
     reasons = {run.name: why_left_out(run) for run in runs}
+    rows = list(settings([run for run in runs if not reasons[run.name]]))
+    shown = {run.name for _, seeds in rows for run in seeds}
+    reasons |= {name: "repeats a seed" for name, reason in reasons.items() if not reason and name not in shown}
     warnings += [f"{name} {reason}: left out" for name, reason in reasons.items() if reason]
     for warning in warnings:
         print(warning, file=sys.stderr)
-    print(table([run for run in runs if not reasons[run.name]]))
+    print(table(rows))
 
 
 def why_left_out(run: Run) -> str:
@@ -43,14 +47,14 @@ def why_left_out(run: Run) -> str:
     return "" if run.values("rollout/episode_return") else "has no whole episode of training"
 
 
-def table(runs: list[Run]) -> str:
-    """Return a row for the runs that differ in nothing but the seed's number, as a Markdown table."""
+def table(rows: Iterable[Row]) -> str:
+    """Return runs that differ in nothing but the seed's number as rows of a Markdown table."""
     lines = [
         "The last policy's mode and the last hundred episodes of training, by seed; means ± one standard error.\n",
         "| environment | surrogate | steps | mode | by seed | training | by seed | seconds |",
         "| --- | --- | ---: | ---: | --- | ---: | --- | ---: |",
     ]
-    for (environment, steps, surrogate), seeds in settings(runs):
+    for (environment, steps, surrogate), seeds in rows:
         modes = [run.summary["final_evaluation"]["return_mean"] for run in seeds]
         training = [last_episodes(run) for run in seeds]
         seconds = np.mean([run.summary["seconds"] for run in seeds])
@@ -61,12 +65,12 @@ def table(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
-def settings(runs: list[Run]) -> Iterator[tuple[tuple[str, int, str], list[Run]]]:
+def settings(runs: list[Run]) -> Iterator[Row]:
     """Yield runs that differ in nothing but the seed, a seed once, with what they are of."""
     for (environment, steps, surrogate), group in groupby(sorted(runs, key=key), lambda run: key(run)[:3]):
         for label, seeds in group_runs(list(group)).items():
             differing = "" if label == "all" else f", {' '.join(label.split())}"
-            yield (environment, steps, surrogate + differing), list(seeds)
+            yield (environment, steps, surrogate + differing), seeds
 
 
 def key(run: Run) -> tuple[str, int, str, int]:

@@ -1,5 +1,7 @@
 """The figure of a search: every trial is in it, where it was tried and what it came to."""
 
+from itertools import pairwise
+
 import pytest
 
 from trpo.record.search_figure import Point, draw_search
@@ -31,6 +33,15 @@ def test_numbers_stand_at_their_place_and_choices_side_by_side(log):
     assert [text.get_text() for text in choices.get_xticklabels()] == ["elu", "relu", "tanh"]
     assert sorted(lines(choices)["complete"]) == [(0, 5.0), (2, 2.0), (2, 3.0)]
     assert lines(choices)["pruned"] == [(1, 1.0)]
+
+
+def test_the_numbers_below_a_panel_do_not_touch():
+    points = [Point(number, 0.0, "complete", {"a.b": number / 10.5 - 1.33}) for number in range(20)]
+    keys = {"a.b": False, "b": False, "c": False, "d": False}
+    figure = draw_search(points, keys)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[1].get_xticklabels()]
+    assert all(left.x1 + 4 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_there_is_a_panel_for_every_key_and_no_empty_one():

@@ -163,6 +163,18 @@ def test_runs_of_other_settings_are_no_seeds_of_one_row(tmp_path, monkeypatch, c
     assert [(row[1], row[4].count("·")) for row in rows] == [("score, max_kl=0.04", 1), ("score, max_kl=0.02", 0)]
 
 
+def test_a_seed_that_is_repeated_is_left_out_of_the_table_with_its_reason(tmp_path, monkeypatch, capsys):
+    for name in ("first", "second"):
+        assert train(["task=cartpole", *TINY, "run.total_steps=320", f"hydra.run.dir={tmp_path / name}"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["pathwise_table.py", str(tmp_path)])
+    pathwise_table.main()
+    output, errors = capsys.readouterr()
+    assert errors == f"{tmp_path / 'first'} repeats a seed: left out\n"  # the last one counts, as in a report
+    assert output.count("| CartPole") == 1
+    assert "·" not in output
+
+
 def test_shares_of_the_bound(tmp_path):
     line = ["env.id=Pendulum-v1", *TINY, "trust_region.line_search=off", "trust_region.damping=0.1"]
     assert train([*line, "trust_region.max_kl=1.0", f"hydra.run.dir={tmp_path / 'run'}"]) == 0

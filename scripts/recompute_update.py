@@ -116,14 +116,18 @@ def pathwise_gain(arrays: Arrays, description: dict[str, Any], before: Normal, a
         squashed = arrays.get("squashed", np.zeros_like(low)) > 0
         actions = np.where(squashed, np.tanh(drawn), np.clip(drawn, low, high))
         rows = np.concatenate([np.repeat(states[:, None], actions.shape[1], axis=1), actions], axis=2)
-        worth.append(action_values(arrays["action_values_theta"], rows.reshape(-1, rows.shape[2]), description))
+        worth.append(action_values(arrays, rows.reshape(-1, rows.shape[2]), description))
     return float(np.mean(worth[1] - worth[0]))
 
 
-def action_values(theta: np.ndarray, rows: np.ndarray, description: dict[str, Any]) -> np.ndarray:
-    """Return the mean of the networks' values: linear layers, each but the last normalised, then x · sigmoid(x)."""
+def action_values(arrays: Arrays, rows: np.ndarray, description: dict[str, Any]) -> np.ndarray:
+    """Return the mean of the networks' values: linear layers, each but the last normalised, then x · sigmoid(x).
+
+    The last one's outputs are logits of bins, or the value.
+    """
+    theta, centres = arrays["action_values_theta"], arrays.get("action_values_centres", np.ones(1))
     networks = description["action_values"]["networks"]
-    sizes = [rows.shape[1], *description["action_values"]["hidden_sizes"], 1]
+    sizes = [rows.shape[1], *description["action_values"]["hidden_sizes"], len(centres)]
     start, h = 0, np.repeat(rows[None], networks, axis=0)
 
     def take(*shape: int) -> np.ndarray:
@@ -139,6 +143,9 @@ def action_values(theta: np.ndarray, rows: np.ndarray, description: dict[str, An
             gain, shift = take(networks, 1, o), take(networks, 1, o)
             h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5) * gain + shift
             h = h / (1 + np.exp(-h))
+    if len(centres) > 1:
+        h = np.exp(h - h.max(-1, keepdims=True))
+        h = h @ centres[:, None] / h.sum(-1, keepdims=True)
     mean: np.ndarray = h[..., 0].mean(0)
     return mean
 

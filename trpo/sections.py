@@ -134,10 +134,7 @@ class TrustRegionConfig(Section):
         at_most=100.0,
     )
     anneal: float | None = key(
-        None,
-        "share of δ gone by the end, 0: none; null: 0.9, pathwise 0.99 unless discrete",
-        at_least=0.0,
-        at_most=0.99,
+        None, "share of δ gone by the end; null: 0.9, pathwise 0.99 unless discrete", at_least=0.0, at_most=0.99
     )
     anneal_power: float | None = key(
         None, "what is left of δ is raised to it; null: 1, pathwise 2 unless discrete", at_least=0.0, at_most=10.0
@@ -205,6 +202,7 @@ class ActionValuesConfig(Section):
     path: ClassVar[str] = "action_values"
     hidden_sizes: tuple[int, ...] = key((128, 128), "widths of the hidden layers", at_least=1)
     networks: int = key(2, "side by side: the step is along their mean", at_least=1)
+    bins: int | None = key(None, "whose mean a value is, by cross-entropy; 0: none; null: 51, discrete 0", at_least=0)
     pessimism: float | None = key(
         None, "deviations of targets below the networks' mean; null: 0.5, discrete 1", at_least=0.0
     )

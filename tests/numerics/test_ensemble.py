@@ -3,11 +3,13 @@
 import pytest
 import torch
 from oracles import generator, normal
+from scipy.stats import norm
 from torch import nn
 
 from trpo.models import action_values
 from trpo.models.action_values import ActionValues
-from trpo.numerics.ensemble import SquaredError, forward, layers_of, parameter_count
+from trpo.models.value_heads import BinnedHead, NumberHead
+from trpo.numerics.ensemble import FitGradient, forward, layers_of, parameter_count
 
 SHAPES = {
     "one hidden": (4, 7, 1),
@@ -19,8 +21,9 @@ SHAPES = {
 ROWS = 30
 
 
-def made(sizes, networks=2, dtype=torch.float64):
-    values = ActionValues(sizes[0], sizes[-1], hidden_sizes=sizes[1:-1], networks=networks, generator=generator(1))
+def made(sizes, networks=2, dtype=torch.float64, bins=0):
+    shape = {"hidden_sizes": sizes[1:-1], "networks": networks, "bins": bins}
+    values = ActionValues(sizes[0], sizes[-1], **shape, generator=generator(1))
     values.to(dtype)
     values.theta += 0.3 * normal(len(values.theta), seed=2, dtype=dtype)  # gains and shifts away from 1 and 0
     return values
@@ -46,9 +49,19 @@ def torch_network(values, number):
 
 
 def loss(values, theta, inputs, outputs, targets):
-    q = forward(layers_of(theta, values.networks, values.sizes), inputs)
-    q = q.gather(2, outputs.view(1, -1, 1).expand(values.networks, -1, -1)).squeeze(2)
-    return (q - targets).square().mean(1).sum()
+    """Squared errors, or the cross-entropy of torch with a normal's density at the centres as it is in SciPy."""
+    raw = forward(layers_of(theta, values.networks, values.sizes), inputs)
+    meant = raw.unflatten(2, (-1, values.head.width))[:, torch.arange(len(inputs)), outputs]  # (K, n, J)
+    if isinstance(values.head, NumberHead):
+        return (meant.squeeze(2) - targets).square().mean(1).sum()
+    centres = values.head.centres
+    density = torch.tensor(norm.pdf(centres, targets[:, None], 0.75 * (centres[1] - centres[0])))
+    probabilities = density / density.sum(1, keepdim=True)
+    return sum(nn.functional.cross_entropy(one, probabilities) for one in meant)
+
+
+def fit_gradient(values):
+    return FitGradient(values.theta, values.networks, values.sizes, values.head.error_backward)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, ROWS])
@@ -84,26 +97,27 @@ def test_of_two_networks_a_pessimism_of_one_is_the_smallest():
 
 @pytest.mark.parametrize("sizes", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("networks", [1, 2])
-def test_the_gradient_is_that_of_autograd(sizes, networks):
-    values, (inputs, outputs, targets) = made(sizes, networks), data(sizes)
-    error = SquaredError(values.theta, values.networks, values.sizes)
+@pytest.mark.parametrize("bins", [0, 12])
+def test_the_gradient_is_that_of_autograd(sizes, networks, bins):
+    values, (inputs, outputs, targets) = made(sizes, networks, bins=bins), data(sizes)
+    error, wanted = fit_gradient(values), values.head.wanted(targets)
     for chosen in (torch.tensor([3, 1, 4, 1, 5]), torch.arange(ROWS), torch.tensor([29])):  # programs of three sizes
         theta = values.theta.detach().clone().requires_grad_()
         (expected,) = torch.autograd.grad(loss(values, theta, inputs[chosen], outputs[chosen], targets[chosen]), theta)
-        error.differentiate(inputs, outputs, targets, chosen)
+        error.differentiate(inputs, outputs, wanted, chosen)
         torch.testing.assert_close(error.gradient, expected, rtol=1e-9, atol=1e-12)
-        error.differentiate(inputs, outputs, targets, chosen)  # again, over what the first time left behind
+        error.differentiate(inputs, outputs, wanted, chosen)  # again, over what the first time left behind
         torch.testing.assert_close(error.gradient, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_it_reads_the_parameters_where_they_lie():
     sizes = SHAPES["two hidden"]
     values, (inputs, outputs, targets) = made(sizes), data(sizes)
-    error = SquaredError(values.theta, values.networks, values.sizes)
-    error.differentiate(inputs, outputs, targets, torch.arange(ROWS))
+    error, wanted = fit_gradient(values), values.head.wanted(targets)
+    error.differentiate(inputs, outputs, wanted, torch.arange(ROWS))
     before = error.gradient.clone()
     values.theta += 0.1
-    error.differentiate(inputs, outputs, targets, torch.arange(ROWS))
+    error.differentiate(inputs, outputs, wanted, torch.arange(ROWS))
     assert not torch.allclose(before, error.gradient)
 
 

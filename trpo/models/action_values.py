@@ -10,9 +10,11 @@ from trpo.config import Config, UserError
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
 from trpo.models.encoders import as_asked, chosen, make_encoder
 from trpo.models.observations import Kind, Leaf, Observations, Spec
+from trpo.models.value_heads import FEWEST_BINS, BinnedHead, NumberHead
 from trpo.numerics.ensemble import Layer, forward, layers_of, parameter_count
 from trpo.system import seeds
 
+BINS, DISCRETE_BINS = 51, 0  # found, not derived: docs/pathwise.md
 MOST_JOINT_ACTIONS = 256
 ROWS_AT_ONCE = 2_048  # what lies between the layers then stays in the cache of a processor
 
@@ -29,6 +31,7 @@ class ActionValues(nn.Module):
         hidden_sizes: widths of the hidden layers.
         networks: K.
         generator: draws the first weights, uniform in ±1/√fan-in.
+        bins: of the distribution whose mean a value is; 0 for none, and an output that is the value.
         encoder: from observations to rows of numbers, with nothing to learn; without one they are that already.
     """
 
@@ -40,12 +43,14 @@ class ActionValues(nn.Module):
         hidden_sizes: tuple[int, ...],
         networks: int,
         generator: torch.Generator,
+        bins: int = 0,
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.head: BinnedHead | NumberHead = BinnedHead(bins) if bins else NumberHead()
         self.networks = networks
-        self.sizes = (inputs, *hidden_sizes, outputs)
+        self.sizes = (inputs, *hidden_sizes, outputs * self.head.width)
         # Without a gradient of autograd's: the fit writes its own, and a policy step must not go into it.
         self.theta = nn.Parameter(torch.zeros(parameter_count(networks, self.sizes)), requires_grad=False)
         for weight, bias, gain, _ in self.layers():
@@ -62,7 +67,7 @@ class ActionValues(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the values of every network (K, N, M) for inputs (N, I)."""
         layers = self.layers()
-        return torch.cat([forward(layers, rows) for rows in inputs.split(ROWS_AT_ONCE)], dim=1)
+        return torch.cat([self.head(forward(layers, rows)) for rows in inputs.split(ROWS_AT_ONCE)], dim=1)
 
     def features(self, observations: Observations) -> Tensor:
         """Return what of the inputs is observation (N, …)."""
@@ -112,8 +117,18 @@ def make_action_values(config: Config, observations: Spec, distribution: Distrib
         hidden_sizes=config.action_values.hidden_sizes,
         networks=config.action_values.networks,
         generator=generator,
+        bins=bins_of(config.action_values.bins, discrete=joint is not None),
         encoder=encoder,
     )
+
+
+def bins_of(given: int | None, *, discrete: bool) -> int:
+    """Return how many bins a value has: what is given, or else by the kind of actions. Raises `UserError` for few."""
+    if given is None:
+        return DISCRETE_BINS if discrete else BINS
+    if 0 < given < FEWEST_BINS:
+        raise UserError(f"action_values.bins={given} are too few to tell values apart: 0 for none, or {FEWEST_BINS}")
+    return given
 
 
 def flattened(name: str, leaf: Leaf) -> Kind:

@@ -1,4 +1,4 @@
-"""Several networks of one shape side by side, their parameters one vector, their squared error's gradient written out.
+"""Several networks of one shape side by side, their parameters one vector, the gradient of their fit written out.
 
     z_l = h_{l−1}W_l + b_l      x_l = (z_l − mean z_l) / std z_l      a_l = x_l ∘ g_l + s_l      h_l = silu(a_l)
 
@@ -18,6 +18,8 @@ from torch import Tensor
 aten: Any = torch.ops.aten  # the kernels that autograd itself calls, here with a place for their result
 
 Kernel = Callable[[], Any]
+# From outputs (K, n, M), which of them are meant (n,) and what they should be (n, T) to ∂/∂outputs, which it writes.
+ErrorBackward = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 EPS = 1e-5  # under the square root of a layer norm's variance
 
 
@@ -66,40 +68,42 @@ class Program(NamedTuple):
     """What is computed for one number of rows n: kernels that know where to read and where to write."""
 
     rows: Tensor  # (n, I), filled before a run
-    targets: Tensor  # (n,)
-    chosen: Tensor  # (n,) which output is meant
+    wanted: Tensor  # (n, T) what the outputs should be
+    chosen: Tensor  # (n,) which of them is meant
     kernels: list[Kernel]
 
 
-class SquaredError:
-    """The gradient of Σ_k mean((Q_k − G)²) at the vector θ, written over `gradient`.
+class FitGradient:
+    """The gradient at the vector θ of an error of the outputs, written over `gradient`.
 
     Args:
         theta: (P,), read where it lies: whoever changes it changes the networks.
         networks: K.
         sizes: widths from input to output.
+        error_backward: the error's derivative.
     """
 
-    def __init__(self, theta: Tensor, networks: int, sizes: Sequence[int]) -> None:
+    def __init__(self, theta: Tensor, networks: int, sizes: Sequence[int], error_backward: ErrorBackward) -> None:
         self.theta, self.gradient = theta, torch.empty_like(theta)
-        self.networks, self.sizes = networks, tuple(sizes)
-        self.programs: dict[int, Program] = {}
+        self.networks, self.sizes, self.error_backward = networks, tuple(sizes), error_backward
+        self.programs: dict[tuple[int, int], Program] = {}
 
     @torch.no_grad()
-    def differentiate(self, inputs: Tensor, outputs: Tensor, targets: Tensor, chosen: Tensor) -> None:
-        """Take the mean over the samples `chosen` (n,) of inputs (N, I), of which outputs (N,) are meant."""
-        program = self.programs.get(len(chosen)) or self.programs.setdefault(len(chosen), self._program(len(chosen)))
+    def differentiate(self, inputs: Tensor, outputs: Tensor, wanted: Tensor, chosen: Tensor) -> None:
+        """Take the mean over the samples `chosen` (n,) of inputs (N, I), whose outputs (N,) should be wanted (N, T)."""
+        size = (len(chosen), wanted.shape[1])
+        program = self.programs.get(size) or self.programs.setdefault(size, self._program(*size))
         torch.index_select(inputs, 0, chosen, out=program.rows)
-        torch.index_select(targets, 0, chosen, out=program.targets)
+        torch.index_select(wanted, 0, chosen, out=program.wanted)
         torch.index_select(outputs, 0, chosen, out=program.chosen)
         for kernel in program.kernels:
             kernel()
 
-    def _program(self, n: int) -> Program:
+    def _program(self, n: int, wanted_size: int) -> Program:
         layers = layers_of(self.theta, self.networks, self.sizes)
         gradients = layers_of(self.gradient, self.networks, self.sizes)
         new = self.theta.new_empty
-        rows, targets = new(n, self.sizes[0]), new(n)
+        rows, wanted = new(n, self.sizes[0]), new(n, wanted_size)
         chosen = torch.empty(n, dtype=torch.long, device=self.theta.device)
         h: Tensor = rows.expand(self.networks, n, self.sizes[0])
         kernels: list[Kernel] = []
@@ -114,11 +118,11 @@ class SquaredError:
                 backwards.append(partial(hidden.backward, layer, gradient))
                 h = hidden.h
         delta = torch.empty_like(z)
-        kernels.append(partial(error_backward, z, chosen.view(1, n, 1), targets.view(1, n, 1), delta))
+        kernels.append(partial(self.error_backward, z, chosen, wanted, delta))
         for backward in reversed(backwards):
             more, delta = backward(delta)
             kernels += more
-        return Program(rows, targets, chosen, kernels)
+        return Program(rows, wanted, chosen, kernels)
 
 
 class Hidden(NamedTuple):
@@ -200,10 +204,3 @@ def norm_backward(delta: Tensor, z: Tensor, mean: Tensor, rstd: Tensor, place: T
     place.copy_(
         aten.native_layer_norm_backward(delta, z, z.shape[-1:], mean, rstd, None, None, [True, False, False])[0]
     )
-
-
-def error_backward(outputs: Tensor, chosen: Tensor, targets: Tensor, delta: Tensor) -> None:
-    """Write ∂/∂outputs of Σ_k mean((Q_k − G)²), zero for the outputs (K, n, M) that are not meant, into `delta`."""
-    chosen = chosen.expand(len(outputs), -1, -1)
-    errors = outputs.gather(2, chosen).sub_(targets).mul_(2 / outputs.shape[1])
-    delta.zero_().scatter_(2, chosen, errors)

@@ -42,8 +42,9 @@ class Pathwise:
         self.columns = {"noise": noise, "old_action_values": before}
 
     def constants(self) -> dict[str, Tensor]:
-        """Return what else decides the gain, for a dump: the bounds and Q's parameters."""
-        return {**self.bounds.constants(), "action_values_theta": self.values.theta}
+        """Return what else decides the gain, for a dump: the bounds, Q's parameters and what its outputs mean."""
+        head = {f"action_values_{name}": value for name, value in self.values.head.named_buffers()}
+        return {**self.bounds.constants(), "action_values_theta": self.values.theta, **head}
 
     def gain(self, parameters: Tensor, piece: Piece) -> Tensor:
         """Return the mean over ε of Q(s, a_θ) − Q(s, a_old) of each row (n,), the same ε in both."""

@@ -142,7 +142,8 @@ class PathwiseSource:
         after = assess(self.values, fresh)
         shares = torch.stack([samples.traces.double().mean(), self._clipped_share()])
         trace, clipped = ranks.mean(shares, len(samples.traces)).tolist()
-        return ActionValueFit(before.loss, after.loss, before.explained_variance, after.disagreement, trace, clipped)
+        assessed = (before.loss, after.loss, before.explained_variance, after.disagreement)
+        return ActionValueFit(*assessed, trace, clipped, self.values.head.bin_width)
 
     def _pessimism(self) -> float:
         """Return that of the configuration, or else of the kind of actions."""
@@ -185,13 +186,17 @@ class PathwiseSource:
             return {}, {}
         optimizer = {name: value.clone() for name, value in self.optimizer.state[self.values.theta].items()}
         own = [{"rollout": one.rollout.state(), "log_probs": one.log_probs} for one in self.replay]
-        return {"theta": self.values.theta.detach().clone(), "optimizer": optimizer}, {"replay": own}
+        head = {name: value.clone() for name, value in self.values.head.state_dict().items()}
+        return {"theta": self.values.theta.detach().clone(), "head": head, "optimizer": optimizer}, {"replay": own}
 
     def restore(self, state: dict[str, Any], own: dict[str, Any]) -> None:
-        """Go back to a saved state. Raises `UserError` if that is only enough to act."""
+        """Go back to a saved state. Raises `UserError` if that is only enough to act, or of another version."""
         if "theta" not in state:
             raise UserError("the checkpoint holds no action values: its agent can be evaluated, not trained further")
+        if "head" not in state:
+            raise UserError("the checkpoint's action values are from before they had bins: its agent can be evaluated")
         device = self.values.theta.device
+        self.values.head.load_state_dict(state["head"])
         self.values.theta.copy_(state["theta"])
         self.optimizer.state[self.values.theta] = {
             name: value.to(device, copy=True) for name, value in state["optimizer"].items()

@@ -1,0 +1,105 @@
+"""Values as means of bins: what is wanted of them, what they can be, and bins that get wider."""
+
+import math
+
+import pytest
+import torch
+from oracles import generator, normal
+
+from trpo.config import UserError
+from trpo.models.action_values import ActionValues, bins_of
+from trpo.models.value_heads import BinnedHead, NumberHead
+
+
+def head(bins=51):
+    return BinnedHead(bins).double()
+
+
+def targets(low=-3.5, high=13.5):
+    return torch.linspace(low, high, 1_001, dtype=torch.float64)
+
+
+def test_centres_are_the_middles_of_equal_parts_of_the_support():
+    assert BinnedHead(10, (-5.0, 15.0)).centres.tolist() == [-4, -2, 0, 2, 4, 6, 8, 10, 12, 14]
+
+
+def test_what_is_wanted_has_the_targets_mean_and_a_normals_variance():
+    values, bins = targets(), head()
+    wanted = bins.wanted(values)
+    width = 20 / 51
+    means = wanted @ bins.centres
+    assert float((means - values).abs().max()) < 1.1e-4 * width
+    assert float((means - values).abs().max()) > 0.9e-4 * width  # 4π(3/4)² exp(−2π²(3/4)²) = 1.06e-4 of a bin
+    variances = (wanted * (bins.centres - means.unsqueeze(1)).square()).sum(1)
+    torch.testing.assert_close(variances, torch.full_like(variances, (0.75 * width) ** 2), rtol=1e-3, atol=0)
+    torch.testing.assert_close(wanted.sum(1), torch.ones_like(values))
+
+
+def test_it_is_nearly_the_normals_mass_in_each_bin():
+    """As the papers have it: the difference of its distribution function at the edges."""
+    values, bins, width = targets(0.0, 3.0), head(), 20 / 51
+    edges = torch.cat([bins.centres - width / 2, bins.centres[-1:] + width / 2])
+    mass = torch.distributions.Normal(values.unsqueeze(1), 0.75 * width).cdf(edges).diff(dim=1)
+    assert float((bins.wanted(values) - mass).abs().max()) < 0.04
+    assert float(mass.max()) > 0.4
+
+
+def test_logits_of_what_is_wanted_are_worth_the_target():
+    values, bins = targets(), head()
+    outputs = bins.wanted(values).log().clamp(min=-700).view(1, -1, 51)
+    torch.testing.assert_close(bins(outputs).flatten(), values, rtol=0, atol=1e-4)
+
+
+def test_each_action_has_bins_of_its_own():
+    bins = head(12)
+    outputs = normal(2, 5, 3 * 12, seed=1, dtype=torch.float64)
+    values = bins(outputs)
+    assert values.shape == (2, 5, 3)
+    for action in range(3):
+        part = outputs[..., 12 * action : 12 * action + 12]
+        torch.testing.assert_close(values[..., action : action + 1], bins(part))
+
+
+@pytest.mark.parametrize("bins", [12, 51, 64])
+def test_values_stay_where_they_were_when_bins_get_wider(bins):
+    """Normals of two to four bins' width, so that half as many bins still see them."""
+    narrow = head(bins)
+    width = narrow.bin_width
+    values, spread = targets(0.0, 3.0), torch.linspace(2 * width, 4 * width, 1_001, dtype=torch.float64)
+    outputs = -0.5 * ((narrow.centres - values.unsqueeze(1)) / spread.unsqueeze(1)).square()
+    before = narrow(outputs.unsqueeze(0))
+    nearest = narrow.widen()
+    assert narrow.bin_width == pytest.approx(2 * width)
+    after = narrow(outputs[:, nearest].unsqueeze(0))
+    inside = (values - 3 * spread > -5) & (values + 3 * spread < 15)
+    if bins > 12:
+        assert inside.sum() > 100
+    assert float((after - before).flatten()[inside].abs().max() if inside.any() else 0.0) < 0.6 * width
+
+
+def test_targets_are_too_far_where_their_normals_leave_the_bins():
+    bins = head(20)  # one wide, centres from −4.5 to 14.5, σ 0.75
+    for furthest, expected in ((13.0, 1.0), (26.0, 2.0), (-3.0, 1.0), (-12.0, 4.0), (1.3, 0.1)):
+        assert bins.excess(torch.tensor([0.0, furthest, 0.5])) == pytest.approx(expected)
+    assert math.isnan(bins.excess(torch.tensor([0.0, math.nan])))
+
+
+def test_first_values_are_near_the_middle():
+    values = ActionValues(4, 1, hidden_sizes=(32, 32), networks=2, generator=generator(0), bins=51)
+    first = values(normal(50, 4, seed=2, dtype=torch.float32))
+    assert first.shape == (2, 50, 1)
+    assert float((first - 5).abs().max()) < 1.5
+
+
+def test_bins_are_as_given_or_by_the_kind_of_actions():
+    assert bins_of(None, discrete=False) == 51
+    assert bins_of(None, discrete=True) == 0
+    assert bins_of(30, discrete=True) == 30
+    assert bins_of(0, discrete=False) == 0
+    with pytest.raises(UserError, match=r"action_values.bins=9 are too few .*: 0 for none, or 10"):
+        bins_of(9, discrete=False)
+
+
+def test_without_bins_outputs_are_values():
+    outputs = normal(2, 5, 3, seed=1)
+    assert NumberHead()(outputs) is outputs

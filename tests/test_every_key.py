@@ -61,6 +61,7 @@ LEARNED = {
     "trust_region.surrogate": ["trust_region.surrogate=pathwise", "action_values.warm_up=0"],
     "action_values.hidden_sizes": ["action_values.hidden_sizes=[9]", *THROUGH_VALUES],
     "action_values.networks": ["action_values.networks=3", *THROUGH_VALUES],
+    "action_values.bins": ["action_values.bins=20", *THROUGH_VALUES],
     "action_values.pessimism": ["action_values.pessimism=1", *THROUGH_VALUES],
     "action_values.rollouts": ["action_values.rollouts=1", *THROUGH_VALUES],
     "action_values.drawn": ["action_values.drawn=1", *THROUGH_VALUES],

@@ -15,6 +15,7 @@ TEXTS = "tuple[str, ...]"
 LIST = "tuple[Any, ...]"
 OPTIONAL = "float | None"
 OPTIONAL_INTEGER = "int | None"
+WHOLE = ("int", OPTIONAL_INTEGER)
 MAPPING = "dict[str, Any]"
 TYPES = {
     "int": "a whole number",
@@ -51,7 +52,7 @@ def settled(field: dataclasses.Field[Any], value: Any) -> Any:
     """Return a value in the form that its field stores: lists as tuples, whole numbers as integers."""
     if isinstance(value, list):  # what YAML and Hydra make of a tuple
         value = tuple(value)
-    if field.type in ("int", OPTIONAL_INTEGER):
+    if field.type in WHOLE:
         return whole(value)
     return tuple(whole(number) for number in value) if field.type == INTEGERS and isinstance(value, tuple) else value
 
@@ -68,8 +69,9 @@ def has_type(field: dataclasses.Field[Any], value: Any) -> bool:
     if field.type in LISTED:
         kind = LISTED[field.type]
         return isinstance(value, tuple) and all(kind is object or type(one) is kind for one in value)
-    whole_or_null = field.type == "int" or (field.type == OPTIONAL_INTEGER and value is not None)
-    return not whole_or_null or type(value) is int
+    if value is None and field.type == OPTIONAL_INTEGER:
+        return True
+    return field.type not in WHOLE or type(value) is int
 
 
 def in_range(field: dataclasses.Field[Any], value: Any) -> bool:

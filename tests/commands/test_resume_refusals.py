@@ -302,6 +302,7 @@ REFUSED = {
     "trust_region.surrogate": "pathwise",
     "action_values.hidden_sizes": [9],
     "action_values.networks": 3,
+    "action_values.bins": 20,
     "action_values.pessimism": 1.0,
     "action_values.rollouts": 5,
     "action_values.drawn": 2,

@@ -172,6 +172,7 @@ OUT_OF_RANGE = {
     "trust_region.fisher_fraction": st.floats(max_value=0.0) | st.floats(min_value=1.000001),
     "trust_region.micro_batch": st.integers(max_value=-1),
     "action_values.networks": st.integers(max_value=0),
+    "action_values.bins": st.integers(max_value=-1),
     "action_values.pessimism": st.floats(max_value=-1e-9) | st.just(float("nan")),
     "action_values.rollouts": st.integers(max_value=0),
     "action_values.drawn": st.integers(max_value=0),
@@ -218,8 +219,11 @@ def test_no_bad_configuration_gets_past_the_command(bad, seed, first):
     assert name in refusal(train, *([override, *good] if first else [*good, override]))
 
 
+NUMBERS = ("int", "float", "int | None", "float | None")
+
+
 def test_every_number_of_the_configuration_is_in_the_table_of_ranges():
-    numbers = {name for name, field in fields_by_key() if field.type in ("int", "float", "float | None")}
+    numbers = {name for name, field in fields_by_key() if field.type in NUMBERS}
     assert set(OUT_OF_RANGE) == numbers - {"run.stop_at_return"}  # which has no range
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from trpo.models import action_values
 from trpo.models.action_values import ActionValues
-from trpo.models.value_heads import BinnedHead, NumberHead
+from trpo.models.value_heads import NumberHead
 from trpo.numerics.ensemble import FitGradient, forward, layers_of, parameter_count
 
 SHAPES = {

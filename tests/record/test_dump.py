@@ -14,17 +14,17 @@ from trpo.record.dump import write_dump
 
 FOUR_ITERATIONS = ("run.total_steps=320", "run.steps_per_iteration=64", "run.evaluation_episodes=0")
 ALWAYS = {"observations", "old_parameters", "theta_old", "theta_new", "description"}
-OF_THE_SURROGATE = {"bounds", "action_values_theta", "squashed", "entropy_weight"}
+OF_THE_SURROGATE = {"bounds", "action_values_theta", "action_values_centres", "squashed", "entropy_weight"}
 SURROGATES = {  # its overrides, and what only it dumps
     "score": ([], {"actions", "old_log_probs", "advantages"}),
     "pathwise": (
         *[["trust_region.surrogate=pathwise", "action_values.warm_up=0", "action_values.hidden_sizes=[9,7]"]],
-        {"noise", "old_action_values", "bounds", "action_values_theta"},
+        {"noise", "old_action_values", "bounds", "action_values_theta", "action_values_centres"},
     ),
     "squashed": (
         [
             *("trust_region.surrogate=pathwise", "action_values.warm_up=0", "action_values.hidden_sizes=[9,7]"),
-            *("policy.bounds=tanh", "policy.std=state", "trust_region.entropy=0.05"),
+            *("policy.bounds=tanh", "policy.std=state", "trust_region.entropy=0.05", "action_values.bins=0"),
         ],
         {*("noise", "old_action_values", "bounds", "action_values_theta"), "squashed", "old_entropy", "entropy_weight"},
     ),

@@ -1,5 +1,8 @@
 """Targets of real rollouts and the fit, by another route."""
 
+import math
+from dataclasses import replace
+
 import oracles
 import pytest
 import torch
@@ -9,6 +12,7 @@ from test_batch import ENVS, SIZE, STEPS, agent_for, batch_of, rollout_of
 from trpo.config import ActionValuesConfig
 from trpo.models.bounds import Clip
 from trpo.models.distributions import Categorical, DiagonalGaussian
+from trpo.numerics.ensemble import forward, layers_of
 from trpo.numerics.moments import moments
 from trpo.update.action_values import (
     Reader,
@@ -17,12 +21,15 @@ from trpo.update.action_values import (
     beside,
     fit_action_values,
     make_optimizer,
+    make_room,
+    moments_of,
     recorded,
     samples_of,
 )
 
 BOUNDS = Clip(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
-CONFIG = ActionValuesConfig(hidden_sizes=(16, 16), minibatches=150, minibatch_size=64)
+CONFIG = ActionValuesConfig(hidden_sizes=(16, 16), minibatches=150, minibatch_size=64, bins=0)
+BINNED = replace(CONFIG, bins=51, minibatches=300)
 
 
 def case(distribution, bounds):
@@ -133,25 +140,37 @@ def data(rows=400):
     return Samples(inputs, torch.zeros(rows, dtype=torch.long), targets, torch.ones(rows))
 
 
-def test_a_fit_is_that_of_autograd_and_adamw_step_by_step():
-    samples, config = data(), ActionValuesConfig(hidden_sizes=(7,), minibatches=20, minibatch_size=32)
+def error(values, outputs, targets):
+    """Squared errors of values, or the cross-entropy of torch for logits of bins."""
+    if not values.head.bin_width:
+        return (outputs.squeeze(2) - targets).square().mean(1).sum()
+    wanted = values.head.wanted(targets)
+    return sum(torch.nn.functional.cross_entropy(one, wanted) for one in outputs)
+
+
+@pytest.mark.parametrize("bins", [0, 20])
+def test_a_fit_is_that_of_autograd_and_adamw_step_by_step(bins):
+    shape = {"hidden_sizes": (7,), "bins": bins}
+    samples, config = data(), ActionValuesConfig(minibatches=20, minibatch_size=32, **shape)
     fitted, by_hand = (oracles.action_values(config, 3, DiagonalGaussian(2), seed=1) for _ in range(2))
     fit_action_values(fitted, make_optimizer(fitted, config), samples, config, generator(5))
     by_hand.theta.requires_grad_()
     optimizer = torch.optim.AdamW([by_hand.theta], lr=config.learning_rate, weight_decay=1e-4)
     for chosen in torch.randint(400, (20, 32), generator=generator(5)):
-        loss = (by_hand(samples.inputs[chosen]).squeeze(2) - samples.targets[chosen]).square().mean(1).sum()
+        outputs = forward(layers_of(by_hand.theta, 2, by_hand.sizes), samples.inputs[chosen])
+        loss = error(by_hand, outputs, samples.targets[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     torch.testing.assert_close(fitted.theta, by_hand.theta.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_a_fit_learns_and_its_assessment_says_so():
+@pytest.mark.parametrize("config", [CONFIG, BINNED], ids=["numbers", "bins"])
+def test_a_fit_learns_and_its_assessment_says_so(config):
     samples = data()
-    values = oracles.action_values(CONFIG, 3, DiagonalGaussian(2), seed=1)
+    values = oracles.action_values(config, 3, DiagonalGaussian(2), seed=1)
     before = assess(values, samples)
-    fit_action_values(values, make_optimizer(values, CONFIG), samples, CONFIG, generator(5))
+    fit_action_values(values, make_optimizer(values, config), samples, config, generator(5))
     after = assess(values, samples)
     assert after.loss < before.loss / 5
     assert after.explained_variance > 0.8
@@ -173,10 +192,63 @@ def test_targets_that_can_be_fitted_have_figures():
     assert assessment.explained_variance == pytest.approx(0.0, abs=1e-6)
 
 
-def test_networks_that_diverge_are_left_as_they_were():
-    samples = data()._replace(targets=torch.full((400,), 1e38))
-    values = oracles.action_values(CONFIG, 3, DiagonalGaussian(2), seed=1)
+@pytest.mark.parametrize(("config", "target"), [(CONFIG, 1e38), (BINNED, math.inf), (BINNED, math.nan)])
+def test_networks_that_diverge_are_left_as_they_were(config, target):
+    samples = data()._replace(targets=torch.full((400,), target))
+    values = oracles.action_values(config, 3, DiagonalGaussian(2), seed=1)
     before = values.theta.clone()
-    with pytest.raises(FloatingPointError, match=r"the action values diverged: their targets reach 1e\+38"):
-        fit_action_values(values, make_optimizer(values, CONFIG), samples, CONFIG, generator(5))
+    with pytest.raises(FloatingPointError, match=r"the action values diverged: their targets reach (1e\+38|inf|nan)"):
+        fit_action_values(values, make_optimizer(values, config), samples, config, generator(5))
     assert torch.equal(values.theta, before)
+
+
+def fitted(config, samples):
+    values = oracles.action_values(config, 3, DiagonalGaussian(2), seed=1)
+    optimizer = make_optimizer(values, config)
+    fit_action_values(values, optimizer, samples, config, generator(5))
+    return values, optimizer
+
+
+@pytest.mark.parametrize(
+    ("furthest", "wider"), [(14.1, 1), (14.3, 2), (-4.1, 1), (-4.3, 2), (1e6, 2**17), (1e30, 2**96)]
+)
+def test_bins_get_wider_until_targets_lie_on_them(furthest, wider):
+    """σ is 0.294, so the furthest are 15 − 0.196 − 0.588 = 14.2 and, on the other side, −4.2."""
+    samples = data()
+    targets = samples.targets.clone().clamp(-1, 1)
+    targets[7] = furthest
+    values, optimizer = fitted(BINNED, samples._replace(targets=targets))
+    assert values.head.bin_width == pytest.approx(wider * 20 / 51, rel=1e-5)
+    assert values.head.excess(targets) <= 1
+    assert wider == 1 or values.head.excess(targets) > 0.5
+    assert torch.isfinite(values(samples.inputs)).all()
+    assert all(torch.isfinite(moment).all() for moment in moments_of(optimizer, values))
+
+
+def test_what_is_known_is_kept_when_bins_get_wider():
+    """Networks that know a function of unit size meet one target outside their bins, and go on from what they know."""
+    samples = data()
+    values, optimizer = fitted(replace(BINNED, minibatches=1_000), samples)
+    before, known = assess(values, samples), values(samples.inputs).clone()
+    make_room(values, optimizer, torch.tensor([14.5]))
+    after = assess(values, samples)
+    assert before.explained_variance > 0.95
+    assert after.explained_variance > 0.9
+    assert float((values(samples.inputs) - known).square().mean().sqrt()) < 0.5 * 20 / 51
+    assert values.head.bin_width == pytest.approx(40 / 51)
+
+
+def test_moments_go_with_the_bins():
+    """The last layer's, by hand: bin j of now is where bin 2j − 13 or so was, and the outermost ones serve beyond."""
+    values, optimizer = fitted(BINNED, data())
+    before = [moment.clone() for moment in (values.theta, *moments_of(optimizer, values))]
+    centres = values.head.centres.clone()
+    make_room(values, optimizer, torch.tensor([20.0]))
+    for old, new in zip(before, (values.theta, *moments_of(optimizer, values)), strict=True):
+        (*_, old_last), (*_, new_last) = (layers_of(vector, 2, values.sizes) for vector in (old, new))
+        for j, centre in enumerate(values.head.centres.tolist()):
+            nearest = int((centres - centre).abs().argmin())
+            for part in ("weight", "bias"):
+                assert torch.equal(getattr(new_last, part)[..., j], getattr(old_last, part)[..., nearest])
+        rest = len(old) - 2 * 17 * 51
+        assert torch.equal(new[:rest], old[:rest])

@@ -14,8 +14,6 @@ INTEGERS = "tuple[int, ...]"
 TEXTS = "tuple[str, ...]"
 LIST = "tuple[Any, ...]"
 OPTIONAL = "float | None"
-OPTIONAL_INTEGER = "int | None"
-WHOLE = ("int", OPTIONAL_INTEGER)
 MAPPING = "dict[str, Any]"
 TYPES = {
     "int": "a whole number",
@@ -24,7 +22,6 @@ TYPES = {
     LIST: "a list",
     "float": FINITE,
     OPTIONAL: "a finite number or null",
-    OPTIONAL_INTEGER: "a whole number or null",
     "bool": "true or false",
     "str": "a text",
     MAPPING: "a mapping",
@@ -52,7 +49,7 @@ def settled(field: dataclasses.Field[Any], value: Any) -> Any:
     """Return a value in the form that its field stores: lists as tuples, whole numbers as integers."""
     if isinstance(value, list):  # what YAML and Hydra make of a tuple
         value = tuple(value)
-    if field.type in WHOLE:
+    if field.type == "int":
         return whole(value)
     return tuple(whole(number) for number in value) if field.type == INTEGERS and isinstance(value, tuple) else value
 
@@ -69,16 +66,14 @@ def has_type(field: dataclasses.Field[Any], value: Any) -> bool:
     if field.type in LISTED:
         kind = LISTED[field.type]
         return isinstance(value, tuple) and all(kind is object or type(one) is kind for one in value)
-    if value is None and field.type == OPTIONAL_INTEGER:
-        return True
-    return field.type not in WHOLE or type(value) is int
+    return field.type != "int" or type(value) is int
 
 
 def in_range(field: dataclasses.Field[Any], value: Any) -> bool:
     """Return whether one value lies in the range that its field declares; a NaN lies in none."""
     bounds = field.metadata
     if value is None:
-        return field.type in (OPTIONAL, OPTIONAL_INTEGER)
+        return field.type == OPTIONAL
     if isinstance(value, float) and not math.isfinite(value):
         return False
     return (

@@ -202,7 +202,7 @@ class ActionValuesConfig(Section):
     path: ClassVar[str] = "action_values"
     hidden_sizes: tuple[int, ...] = key((128, 128), "widths of the hidden layers", at_least=1)
     networks: int = key(2, "side by side: the step is along their mean", at_least=1)
-    bins: int | None = key(None, "whose mean a value is, by cross-entropy; 0: none; null: 51, discrete 0", at_least=0)
+    bins: int = key(0, "of distributions whose means the values are, fitted by cross-entropy; 0: none", at_least=0)
     pessimism: float | None = key(
         None, "deviations of targets below the networks' mean; null: 0.5, discrete 1", at_least=0.0
     )

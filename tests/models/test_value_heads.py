@@ -2,12 +2,14 @@
 
 import math
 
+import oracles
 import pytest
 import torch
 from oracles import generator, normal
 
-from trpo.config import UserError
-from trpo.models.action_values import ActionValues, bins_of
+from trpo.config import ActionValuesConfig, UserError
+from trpo.models.action_values import ActionValues
+from trpo.models.distributions import Categorical, DiagonalGaussian
 from trpo.models.value_heads import BinnedHead, NumberHead
 
 
@@ -91,13 +93,20 @@ def test_first_values_are_near_the_middle():
     assert float((first - 5).abs().max()) < 1.5
 
 
-def test_bins_are_as_given_or_by_the_kind_of_actions():
-    assert bins_of(None, discrete=False) == 51
-    assert bins_of(None, discrete=True) == 0
-    assert bins_of(30, discrete=True) == 30
-    assert bins_of(0, discrete=False) == 0
-    with pytest.raises(UserError, match=r"action_values.bins=9 are too few .*: 0 for none, or 10"):
-        bins_of(9, discrete=False)
+@pytest.mark.parametrize("bins", [1, 9])
+def test_bins_that_are_too_few_are_one_line(bins):
+    config = ActionValuesConfig(bins=bins)
+    with pytest.raises(UserError, match=rf"^action_values.bins={bins}: 0 for none, or 10 and more$"):
+        oracles.action_values(config, 3, DiagonalGaussian(2))
+
+
+@pytest.mark.parametrize("distribution", [DiagonalGaussian(2), Categorical((3, 2))], ids=str)
+@pytest.mark.parametrize("bins", [0, 10])
+def test_every_value_has_its_bins(distribution, bins):
+    values = oracles.action_values(ActionValuesConfig(bins=bins), 3, distribution)
+    inputs, outputs = (5, 1) if isinstance(distribution, DiagonalGaussian) else (3, 6)
+    assert values.sizes == (inputs, 128, 128, outputs * max(bins, 1))
+    assert values(normal(7, inputs, seed=1, dtype=torch.float32)).shape == (2, 7, outputs)
 
 
 def test_without_bins_outputs_are_values():

@@ -19,12 +19,19 @@ SURROGATES = {  # its overrides, and what only it dumps
     "score": ([], {"actions", "old_log_probs", "advantages"}),
     "pathwise": (
         *[["trust_region.surrogate=pathwise", "action_values.warm_up=0", "action_values.hidden_sizes=[9,7]"]],
+        {"noise", "old_action_values", "bounds", "action_values_theta"},
+    ),
+    "binned": (
+        [
+            *("trust_region.surrogate=pathwise", "action_values.warm_up=0", "action_values.hidden_sizes=[9,7]"),
+            "action_values.bins=12",
+        ],
         {"noise", "old_action_values", "bounds", "action_values_theta", "action_values_centres"},
     ),
     "squashed": (
         [
             *("trust_region.surrogate=pathwise", "action_values.warm_up=0", "action_values.hidden_sizes=[9,7]"),
-            *("policy.bounds=tanh", "policy.std=state", "trust_region.entropy=0.05", "action_values.bins=0"),
+            *("policy.bounds=tanh", "policy.std=state", "trust_region.entropy=0.05"),
         ],
         {*("noise", "old_action_values", "bounds", "action_values_theta"), "squashed", "old_entropy", "entropy_weight"},
     ),

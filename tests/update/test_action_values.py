@@ -28,7 +28,7 @@ from trpo.update.action_values import (
 )
 
 BOUNDS = Clip(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
-CONFIG = ActionValuesConfig(hidden_sizes=(16, 16), minibatches=150, minibatch_size=64, bins=0)
+CONFIG = ActionValuesConfig(hidden_sizes=(16, 16), minibatches=150, minibatch_size=64)
 BINNED = replace(CONFIG, bins=51, minibatches=300)
 
 

@@ -219,7 +219,7 @@ def test_too_many_joint_actions_are_one_line():
 
 
 def test_continuous_actions_are_an_input_and_discrete_ones_outputs():
-    assert values_for(DiagonalGaussian(2)).sizes == (OBSERVATION_SIZE + 2, 7, 6, 51)
+    assert values_for(DiagonalGaussian(2)).sizes == (OBSERVATION_SIZE + 2, 7, 6, 1)
     assert values_for(Categorical((3, 2))).sizes == (OBSERVATION_SIZE, 7, 6, 6)
     assert isinstance(values_for(Bernoulli(3)), ActionValues)
 

@@ -5,7 +5,7 @@ from typing import Any
 from omegaconf import DictConfig, IntegerNode, OmegaConf
 
 from trpo.config import Config
-from trpo.fields import INTEGERS, OPTIONAL_INTEGER, WHOLE, whole
+from trpo.fields import INTEGERS, whole
 from trpo.keys import fields_by_key
 
 
@@ -42,8 +42,8 @@ def accept_whole_floats(schema: DictConfig, key: str, declared: str) -> None:
     """Let a key of integers take whole floats, which OmegaConf refuses."""
     section, _, name = key.rpartition(".")
     parent = OmegaConf.select(schema, section) if section else schema
-    if declared in WHOLE:
-        parent[name] = WholeNode(parent[name], is_optional=declared == OPTIONAL_INTEGER)
+    if declared == "int":
+        parent[name] = WholeNode(parent[name], is_optional=False)
     elif declared == INTEGERS:  # their nodes are made anew with every list: the dataclass converts and checks them
         numbers: Any = parent._get_node(name)
         numbers._metadata.element_type = Any

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from trpo.commands.compose import check_override, compose_jobs, one_line
 from trpo.commands.resume import GROUPS
 from trpo.config import Config, UserError
-from trpo.fields import WHOLE, describe
+from trpo.fields import describe
 from trpo.keys import fields_by_key
 from trpo.models.agent import Agent
 from trpo.models.distributions import Bernoulli, Categorical
@@ -125,7 +125,7 @@ def checked(
         raise UserError(f"{override.input_line}: the first end must be below the second")
     if log and low <= 0:
         raise UserError(f"{override.input_line}: a logarithmic interval must lie above 0")
-    if field is not None and field.type in WHOLE:
+    if field is not None and field.type == "int":
         if not all(float(number).is_integer() for number in (low, high, step or 1)):
             raise UserError(f"{override.key_or_group} takes whole numbers: {override.input_line}")
         whole = True

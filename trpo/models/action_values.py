@@ -14,7 +14,6 @@ from trpo.models.value_heads import FEWEST_BINS, BinnedHead, NumberHead
 from trpo.numerics.ensemble import Layer, forward, layers_of, parameter_count
 from trpo.system import seeds
 
-BINS, DISCRETE_BINS = 51, 0  # found, not derived: docs/pathwise.md
 MOST_JOINT_ACTIONS = 256
 ROWS_AT_ONCE = 2_048  # what lies between the layers then stays in the cache of a processor
 
@@ -104,8 +103,10 @@ def action_values_for(config: Config, observations: Spec, distribution: Distribu
 def make_action_values(config: Config, observations: Spec, distribution: Distribution) -> ActionValues:
     """Return fresh networks for these actions and the parts of an observation that critics see.
 
-    Raises `UserError` for too many joint actions, and for pictures: of these networks none is a convolution.
+    Raises `UserError` for too many joint actions, for too few bins, and for pictures, as none is a convolution.
     """
+    if 0 < config.action_values.bins < FEWEST_BINS:
+        raise UserError(f"action_values.bins={config.action_values.bins}: 0 for none, or {FEWEST_BINS} and more")
     joint, alone = joint_actions(distribution), isinstance(observations, Leaf)
     seen = chosen(as_asked(observations, config), config.critic.observations)
     flat = {name: leaf._replace(kind=flattened(name, leaf)) for name, leaf in seen.items()}
@@ -117,18 +118,9 @@ def make_action_values(config: Config, observations: Spec, distribution: Distrib
         hidden_sizes=config.action_values.hidden_sizes,
         networks=config.action_values.networks,
         generator=generator,
-        bins=bins_of(config.action_values.bins, discrete=joint is not None),
+        bins=config.action_values.bins,
         encoder=encoder,
     )
-
-
-def bins_of(given: int | None, *, discrete: bool) -> int:
-    """Return how many bins a value has: what is given, or else by the kind of actions. Raises `UserError` for few."""
-    if given is None:
-        return DISCRETE_BINS if discrete else BINS
-    if 0 < given < FEWEST_BINS:
-        raise UserError(f"action_values.bins={given} are too few to tell values apart: 0 for none, or {FEWEST_BINS}")
-    return given
 
 
 def flattened(name: str, leaf: Leaf) -> Kind:

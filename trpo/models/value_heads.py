@@ -7,7 +7,7 @@ from torch import Tensor, nn
 # worth the middle, which is more than what is known: found to matter (docs/pathwise.md).
 SUPPORT = (-5.0, 15.0)
 SIGMA = 0.75  # widths of a bin
-FEWEST_BINS = 10  # so that the normals around 0 lie on bins
+FEWEST_BINS = 10  # with fewer the normal around 0 has its tail beyond them
 
 
 class NumberHead(nn.Module):

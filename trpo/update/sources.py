@@ -190,13 +190,11 @@ class PathwiseSource:
         return {"theta": self.values.theta.detach().clone(), "head": head, "optimizer": optimizer}, {"replay": own}
 
     def restore(self, state: dict[str, Any], own: dict[str, Any]) -> None:
-        """Go back to a saved state. Raises `UserError` if that is only enough to act, or of another version."""
+        """Go back to a saved state. Raises `UserError` if that is only enough to act."""
         if "theta" not in state:
             raise UserError("the checkpoint holds no action values: its agent can be evaluated, not trained further")
-        if "head" not in state:
-            raise UserError("the checkpoint's action values are from before they had bins: its agent can be evaluated")
         device = self.values.theta.device
-        self.values.head.load_state_dict(state["head"])
+        self.values.head.load_state_dict(state.get("head", {}))  # before there were bins nothing was kept of it
         self.values.theta.copy_(state["theta"])
         self.optimizer.state[self.values.theta] = {
             name: value.to(device, copy=True) for name, value in state["optimizer"].items()

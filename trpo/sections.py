@@ -134,7 +134,7 @@ class TrustRegionConfig(Section):
         at_most=100.0,
     )
     anneal: float | None = key(
-        None, "share of δ gone by the end; null: 0.9, pathwise 0.99 unless discrete", at_least=0.0, at_most=0.99
+        None, "share of δ gone by the end, 0: none; null: 0.9, pathwise 0.99 unless discrete", at_least=0, at_most=0.99
     )
     anneal_power: float | None = key(
         None, "what is left of δ is raised to it; null: 1, pathwise 2 unless discrete", at_least=0.0, at_most=10.0

@@ -1,4 +1,4 @@
-"""Values as means of bins: what is wanted of them, what they can be, and bins that get wider."""
+"""Values as means of bins: what is wanted of them, what they can be, and what lies beyond."""
 
 import math
 
@@ -7,9 +7,10 @@ import pytest
 import torch
 from oracles import generator, normal
 
-from trpo.config import ActionValuesConfig, UserError
-from trpo.models.action_values import ActionValues
+from trpo.config import ActionValuesConfig, Config, NormalizeConfig, UserError
+from trpo.models.action_values import ActionValues, make_action_values
 from trpo.models.distributions import Categorical, DiagonalGaussian
+from trpo.models.observations import Kind, Leaf
 from trpo.models.value_heads import BinnedHead, NumberHead
 
 
@@ -22,7 +23,7 @@ def targets(low=-3.5, high=13.5):
 
 
 def test_centres_are_the_middles_of_equal_parts_of_the_support():
-    assert BinnedHead(10, (-5.0, 15.0)).centres.tolist() == [-4, -2, 0, 2, 4, 6, 8, 10, 12, 14]
+    assert BinnedHead(10).centres.tolist() == [-4, -2, 0, 2, 4, 6, 8, 10, 12, 14]
 
 
 def test_what_is_wanted_has_the_targets_mean_and_a_normals_variance():
@@ -62,28 +63,17 @@ def test_each_action_has_bins_of_its_own():
         torch.testing.assert_close(values[..., action : action + 1], bins(part))
 
 
-@pytest.mark.parametrize("bins", [12, 51, 64])
-def test_values_stay_where_they_were_when_bins_get_wider(bins):
-    """Normals of two to four bins' width, so that half as many bins still see them."""
-    narrow = head(bins)
-    width = narrow.bin_width
-    values, spread = targets(0.0, 3.0), torch.linspace(2 * width, 4 * width, 1_001, dtype=torch.float64)
-    outputs = -0.5 * ((narrow.centres - values.unsqueeze(1)) / spread.unsqueeze(1)).square()
-    before = narrow(outputs.unsqueeze(0))
-    nearest = narrow.widen()
-    assert narrow.bin_width == pytest.approx(2 * width)
-    after = narrow(outputs[:, nearest].unsqueeze(0))
-    inside = (values - 3 * spread > -5) & (values + 3 * spread < 15)
-    if bins > 12:
-        assert inside.sum() > 100
-    assert float((after - before).flatten()[inside].abs().max() if inside.any() else 0.0) < 0.6 * width
-
-
-def test_targets_are_too_far_where_their_normals_leave_the_bins():
+def test_targets_further_out_are_taken_as_the_furthest_that_can_be_told():
     bins = head(20)  # one wide, centres from −4.5 to 14.5, σ 0.75
-    for furthest, expected in ((13.0, 1.0), (26.0, 2.0), (-3.0, 1.0), (-12.0, 4.0), (1.3, 0.1)):
-        assert bins.excess(torch.tensor([0.0, furthest, 0.5])) == pytest.approx(expected)
-    assert math.isnan(bins.excess(torch.tensor([0.0, math.nan])))
+    values = torch.tensor([-3.01, -2.99, 0.5, 12.99, 13.01, 1e30, -1e30], dtype=torch.float64)
+    assert bins.beyond(values).tolist() == [True, False, False, False, True, True, True]
+    means = bins.wanted(values) @ bins.centres
+    torch.testing.assert_close(means, values.clamp(-3, 13), rtol=0, atol=6e-3)
+    assert float((means - values.clamp(-3, 13)).abs().max()) > 4e-3  # as tails are cut off there
+
+
+def test_a_target_that_is_no_number_makes_none():
+    assert head(20).wanted(torch.tensor([math.nan], dtype=torch.float64)).isnan().all()
 
 
 def test_first_values_are_near_the_middle():
@@ -109,6 +99,13 @@ def test_every_value_has_its_bins(distribution, bins):
     assert values(normal(7, inputs, seed=1, dtype=torch.float32)).shape == (2, 7, outputs)
 
 
+def test_bins_need_scaled_rewards():
+    config = Config(action_values=ActionValuesConfig(bins=20), normalize=NormalizeConfig(rewards=False))
+    with pytest.raises(UserError, match=r"^action_values.bins=20 needs normalize.rewards=true: bins lie from -5 to"):
+        make_action_values(config, Leaf(Kind.VECTOR, (3,)), DiagonalGaussian(2))
+
+
 def test_without_bins_outputs_are_values():
     outputs = normal(2, 5, 3, seed=1)
     assert NumberHead()(outputs) is outputs
+    assert not NumberHead().beyond(torch.tensor([1e30, 0.0])).any()

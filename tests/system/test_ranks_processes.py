@@ -167,7 +167,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_happened(whole, to
 PATHWISE = (
     *("trust_region.surrogate=pathwise", "action_values.hidden_sizes=[8]", "action_values.minibatches=3"),
     *("action_values.minibatch_size=15", "action_values.rollouts=4", "action_values.warm_up=1"),
-    *("action_values.bins=10", "normalize.rewards=false"),  # which get wider on the way
+    "action_values.bins=20",
 )
 
 

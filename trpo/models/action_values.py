@@ -10,7 +10,7 @@ from trpo.config import Config, UserError
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
 from trpo.models.encoders import as_asked, chosen, make_encoder
 from trpo.models.observations import Kind, Leaf, Observations, Spec
-from trpo.models.value_heads import FEWEST_BINS, BinnedHead, NumberHead
+from trpo.models.value_heads import FEWEST_BINS, SUPPORT, BinnedHead, NumberHead
 from trpo.numerics.ensemble import Layer, forward, layers_of, parameter_count
 from trpo.system import seeds
 
@@ -49,7 +49,7 @@ class ActionValues(nn.Module):
         self.encoder = encoder
         self.head: BinnedHead | NumberHead = BinnedHead(bins) if bins else NumberHead()
         self.networks = networks
-        self.sizes = (inputs, *hidden_sizes, outputs * self.head.width)
+        self.sizes = (inputs, *hidden_sizes, outputs * self.head.outputs)
         # Without a gradient of autograd's: the fit writes its own, and a policy step must not go into it.
         self.theta = nn.Parameter(torch.zeros(parameter_count(networks, self.sizes)), requires_grad=False)
         for weight, bias, gain, _ in self.layers():
@@ -105,8 +105,7 @@ def make_action_values(config: Config, observations: Spec, distribution: Distrib
 
     Raises `UserError` for too many joint actions, for too few bins, and for pictures, as none is a convolution.
     """
-    if 0 < config.action_values.bins < FEWEST_BINS:
-        raise UserError(f"action_values.bins={config.action_values.bins}: 0 for none, or {FEWEST_BINS} and more")
+    check_bins(config)
     joint, alone = joint_actions(distribution), isinstance(observations, Leaf)
     seen = chosen(as_asked(observations, config), config.critic.observations)
     flat = {name: leaf._replace(kind=flattened(name, leaf)) for name, leaf in seen.items()}
@@ -121,6 +120,18 @@ def make_action_values(config: Config, observations: Spec, distribution: Distrib
         bins=config.action_values.bins,
         encoder=encoder,
     )
+
+
+def check_bins(config: Config) -> None:
+    """Raise `UserError` where values are no means of so many bins, or lie who knows where."""
+    bins = config.action_values.bins
+    if 0 < bins < FEWEST_BINS:
+        raise UserError(f"action_values.bins={bins}: 0 for none, or {FEWEST_BINS} and more")
+    if bins and not config.normalize.rewards:
+        raise UserError(
+            f"action_values.bins={bins} needs normalize.rewards=true: bins lie from {SUPPORT[0]:g} to {SUPPORT[1]:g} "
+            "in scaled reward"
+        )
 
 
 def flattened(name: str, leaf: Leaf) -> Kind:

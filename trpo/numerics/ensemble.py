@@ -18,7 +18,7 @@ from torch import Tensor
 aten: Any = torch.ops.aten  # the kernels that autograd itself calls, here with a place for their result
 
 Kernel = Callable[[], Any]
-# From outputs (K, n, M), which of them are meant (n,) and what they should be (n, T) to ∂/∂outputs, which it writes.
+# From outputs (K, n, M·T), which T of them are meant (n,) and what these should be (n, T) to ∂/∂outputs, to be written.
 ErrorBackward = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 EPS = 1e-5  # under the square root of a layer norm's variance
 
@@ -69,7 +69,7 @@ class Program(NamedTuple):
 
     rows: Tensor  # (n, I), filled before a run
     wanted: Tensor  # (n, T) what the outputs should be
-    chosen: Tensor  # (n,) which of them is meant
+    chosen: Tensor  # (n,) which of them are meant
     kernels: list[Kernel]
 
 

@@ -4,7 +4,6 @@ The data are off-policy, and Retrace weighs them; the trust region is not: its s
 targets are computed once in an iteration from the networks as they are then, so no second set of networks lags behind.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +16,7 @@ from trpo.models.action_values import ActionValues, joint_actions, joint_log_pro
 from trpo.models.agent import Agent
 from trpo.models.bounds import Bounds
 from trpo.models.distributions import Distribution
-from trpo.models.value_heads import BinnedHead
-from trpo.numerics.ensemble import FitGradient, layers_of
+from trpo.numerics.ensemble import FitGradient
 from trpo.numerics.retrace import retrace
 from trpo.system import ranks
 
@@ -50,7 +48,7 @@ class ActionValueFit(NamedTuple):
     disagreement: float  # root mean square of how far a network is from their mean, after the fit
     trace_mean: float  # mean of min(1, π/μ) over the rollouts that were drawn
     clipped_share: float  # of the sampled components of actions, those outside their bounds
-    bin_width: float | None = None  # if values are means of bins
+    beyond_share: float  # of the targets, those that lie beyond the bins
 
     def figures(self) -> dict[str, float]:
         """Return every scalar that exists, by name."""
@@ -182,7 +180,6 @@ def fit_action_values(
 
     Raises `FloatingPointError`, and leaves the networks as they were, if they diverged.
     """
-    make_room(values, optimizer, samples.targets)
     before, wanted = values.theta.clone(), values.head.wanted(samples.targets)
     error = FitGradient(values.theta, values.networks, values.sizes, values.head.error_backward)
     values.theta.grad = error.gradient
@@ -193,32 +190,13 @@ def fit_action_values(
         if ranks.count() > 1:
             error.gradient.copy_(ranks.mean(error.gradient, rows))
         optimizer.step()
-    if not all(torch.isfinite(numbers).all() for numbers in (values.theta, *moments_of(optimizer, values))):
+    moments = (optimizer.state[values.theta][name] for name in ("exp_avg", "exp_avg_sq"))
+    if not all(torch.isfinite(numbers).all() for numbers in (values.theta, *moments)):
         values.theta.copy_(before)
         raise FloatingPointError(
             f"the action values diverged: their targets reach {float(samples.targets.abs().max()):.3g}; check the "
             "rewards' scale, turn on normalize.rewards or lower action_values.learning_rate"
         )
-
-
-def make_room(values: ActionValues, optimizer: torch.optim.Optimizer, targets: Tensor) -> None:
-    """Widen the bins until the targets of all ranks lie on them, networks and moments with them."""
-    if not isinstance(values.head, BinnedHead):
-        return
-    excess = values.head.excess(targets)
-    doublings = math.ceil(math.log2(excess)) if 1 < excess < math.inf else 0
-    for _ in range(ranks.largest(doublings)):
-        nearest = values.head.widen()
-        for vector in (values.theta, *moments_of(optimizer, values)):
-            last = layers_of(vector, values.networks, values.sizes)[-1]
-            for part in (last.weight, last.bias):
-                part.copy_(part.unflatten(2, (-1, values.head.width))[..., nearest].flatten(2))
-
-
-def moments_of(optimizer: torch.optim.Optimizer, values: ActionValues) -> list[Tensor]:
-    """Return what the optimiser remembers of the networks' gradients, of their shape; nothing before its first step."""
-    state = optimizer.state[values.theta]
-    return [state[name] for name in ("exp_avg", "exp_avg_sq") if name in state]
 
 
 def make_optimizer(values: ActionValues, config: ActionValuesConfig) -> torch.optim.Optimizer:

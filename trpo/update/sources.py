@@ -140,10 +140,10 @@ class PathwiseSource:
         before = assess(self.values, fresh)
         fit_action_values(self.values, self.optimizer, samples, config, generator)
         after = assess(self.values, fresh)
-        shares = torch.stack([samples.traces.double().mean(), self._clipped_share()])
-        trace, clipped = ranks.mean(shares, len(samples.traces)).tolist()
+        beyond = self.values.head.beyond(samples.targets).double().mean()
+        shares = torch.stack([samples.traces.double().mean(), self._clipped_share(), beyond])
         assessed = (before.loss, after.loss, before.explained_variance, after.disagreement)
-        return ActionValueFit(*assessed, trace, clipped, self.values.head.bin_width)
+        return ActionValueFit(*assessed, *ranks.mean(shares, len(samples.traces)).tolist())
 
     def _pessimism(self) -> float:
         """Return that of the configuration, or else of the kind of actions."""
@@ -186,15 +186,13 @@ class PathwiseSource:
             return {}, {}
         optimizer = {name: value.clone() for name, value in self.optimizer.state[self.values.theta].items()}
         own = [{"rollout": one.rollout.state(), "log_probs": one.log_probs} for one in self.replay]
-        head = {name: value.clone() for name, value in self.values.head.state_dict().items()}
-        return {"theta": self.values.theta.detach().clone(), "head": head, "optimizer": optimizer}, {"replay": own}
+        return {"theta": self.values.theta.detach().clone(), "optimizer": optimizer}, {"replay": own}
 
     def restore(self, state: dict[str, Any], own: dict[str, Any]) -> None:
         """Go back to a saved state. Raises `UserError` if that is only enough to act."""
         if "theta" not in state:
             raise UserError("the checkpoint holds no action values: its agent can be evaluated, not trained further")
         device = self.values.theta.device
-        self.values.head.load_state_dict(state.get("head", {}))  # before there were bins nothing was kept of it
         self.values.theta.copy_(state["theta"])
         self.optimizer.state[self.values.theta] = {
             name: value.to(device, copy=True) for name, value in state["optimizer"].items()

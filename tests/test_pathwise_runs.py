@@ -16,6 +16,7 @@ from trpo.batch import make_batch
 from trpo.commands.compose import choices
 from trpo.commands.train import train
 from trpo.config import TrustRegionConfig, UserError
+from trpo.models import value_heads
 from trpo.models.distributions import DiagonalGaussian
 from trpo.record import checkpoint
 from trpo.system import seeds
@@ -85,6 +86,14 @@ def test_every_row_says_how_the_fit_went(tmp_path):
         assert 0 <= row["action_values/clipped_share"] <= 1
         assert row["action_values/disagreement"] > 0
     assert rows(tmp_path / "run")[0]["action_values/trace_mean"] == pytest.approx(1.0)  # all of it is the policy's own
+
+
+@pytest.mark.parametrize(("support", "expected"), [((-100.0, 100.0), 0.0), ((100.0, 101.0), 1.0)], ids=["all", "none"])
+def test_every_row_says_how_many_targets_lie_beyond_the_bins(support, expected, tmp_path, monkeypatch):
+    """Pendulum's rewards are never above 0."""
+    monkeypatch.setattr(value_heads, "SUPPORT", support)
+    train_tiny(tmp_path / "run", *PATHWISE, "action_values.bins=50", "action_values.trace=1", task="pendulum")
+    assert rows(tmp_path / "run")[0]["action_values/beyond_share"] == expected
 
 
 @pytest.mark.parametrize(

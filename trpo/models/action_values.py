@@ -123,7 +123,7 @@ def make_action_values(config: Config, observations: Spec, distribution: Distrib
 
 
 def check_bins(config: Config) -> None:
-    """Raise `UserError` where values are no means of so many bins, or lie who knows where."""
+    """Raise `UserError` where bins are too few, or rewards not scaled to them."""
     bins = config.action_values.bins
     if 0 < bins < FEWEST_BINS:
         raise UserError(f"action_values.bins={bins}: 0 for none, or {FEWEST_BINS} and more")

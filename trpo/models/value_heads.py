@@ -7,7 +7,7 @@ from torch import Tensor, nn
 # of them, which may matter (a guess: scripts/results/learning.md).
 SUPPORT = (-5.0, 15.0)
 SIGMA = 0.75  # widths of a bin
-FEWEST_BINS = 10  # with 8 the last centre is two σ below 0
+FEWEST_BINS = 10  # with 8, targets below 0 were beyond
 
 
 class NumberHead(nn.Module):

@@ -78,7 +78,7 @@ class BinnedHead(nn.Module):
 
         Zero for the outputs (K, n, M·J) that are not meant.
         """
-        if outputs.shape[2] == self.outputs:  # they all are, and a fifth of the time is enough
+        if outputs.shape[2] == self.outputs:  # they all are, and a quarter of the time is enough
             torch.softmax(outputs, -1, out=delta).sub_(wanted).div_(outputs.shape[1])
             return
         place = chosen.view(1, -1, 1, 1).expand(len(outputs), -1, 1, self.outputs)

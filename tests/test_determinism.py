@@ -76,6 +76,7 @@ def test_every_promise_has_its_test():
     assert [name for name in promised if f"def {name}(" not in written] == []
 
 
+@pytest.mark.slow
 def test_a_run_of_another_process_is_the_same(reference, tmp_path):
     command = [sys.executable, "-m", "trpo", "task=cartpole", *TINY, "hydra.run.dir=run"]
     ended = process(*command, cwd=tmp_path)

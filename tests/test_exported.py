@@ -120,12 +120,6 @@ CASES |= {
 }
 
 
-SLOW = (  # much like others
-    *("numbers to Box as they are", "one-hot to Discrete", "frames to Discrete"),
-    *("GRU, as they are", "the critic's memory alone"),
-)
-
-
 def trained_agent(observed, answered, *overrides):
     """An agent with weights and statistics that matter, as after much training."""
     config = compose("env.id=Any-v0", "policy.hidden_sizes=[16]", *overrides)
@@ -237,9 +231,10 @@ def in_numpy(outputs):
     return {name: rows.detach().numpy() for name, rows in outputs.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec:FutureWarning")  # torch's own, where a .pt2 is loaded
-@pytest.mark.parametrize("suffix", [".onnx", pytest.param(".pt2", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+@pytest.mark.parametrize("name", CASES)
 def test_a_file_answers_as_its_agent_does(name, suffix, exported):
     _, raw, expected, told_apart = of_case(name)
     *_, names = CASES[name]

@@ -234,11 +234,8 @@ def test_what_was_shown_is_remembered(form, memory, tmp_path):
 # Going on
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [("env.backend=sync",), pytest.param(("env.backend=envpool", INPUTS), marks=pytest.mark.slow)],
-    ids=["sync", "envpool"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [("env.backend=sync",), ("env.backend=envpool", INPUTS)], ids=["sync", "envpool"])
 def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(settings, tmp_path):
     line = ["env.id=CartPole-v1", *TINY, *GRU, *settings, "run.total_steps=192", "run.checkpoint_every=32"]
     killed = process(sys.executable, "-c", KILLED, 3, *line, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)

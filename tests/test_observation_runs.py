@@ -64,13 +64,14 @@ def test_the_start_says_what_is_taken_for_what(tmp_path, capsys):
     assert "observations:" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("surrogate", "backend"),
     [
         ("score", "async"),
         ("pathwise", "sync"),
-        pytest.param("score", "sync", marks=pytest.mark.slow),
-        pytest.param("pathwise", "async", marks=pytest.mark.slow),
+        ("score", "sync"),
+        ("pathwise", "async"),
     ],
 )
 def test_a_killed_run_with_parts_and_masks_goes_on_to_the_bit(surrogate, backend, tmp_path):
@@ -86,6 +87,7 @@ def test_a_killed_run_with_parts_and_masks_goes_on_to_the_bit(surrogate, backend
     assert_same_run(run, whole)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_parts_is_plain_data(tmp_path):
     """Read by a process that has not imported what a tree is made of, and by later versions of that."""
     run = run_of(tmp_path / "run", MARKED, *THROUGH_VALUES)
@@ -231,6 +233,7 @@ def agent_for_environments(environments):
     return agent_for(compose(*TINY, MARKED), environments.interface)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surrogate", SURROGATES)
 def test_micro_batches_change_a_run_of_parts_by_rounding_only(surrogate, tmp_path):
     arguments = (
@@ -264,6 +267,7 @@ def test_what_does_not_go_with_the_observations_is_one_line_and_nothing_is_made(
     assert all(words in line for words in said), line
 
 
+@pytest.mark.slow
 def test_an_observation_of_parts_is_learned_from(tmp_path):
     """The right action is seen in the grid; without it one in three is right: 1.07 of 2 within four steps."""
     run = tmp_path / "run"
@@ -272,6 +276,7 @@ def test_an_observation_of_parts_is_learned_from(tmp_path):
     assert summary(run)["final_evaluation"]["return_mean"] > 1.95
 
 
+@pytest.mark.slow
 def test_a_mask_cannot_be_taken_for_something_to_see():
     line = refusal(train, MARKED, "policy.vectors=[action_mask]")
     assert "action_mask is the mask of valid actions: it cannot be taken as vector" in line
@@ -307,6 +312,7 @@ def test_a_part_that_no_network_sees_may_be_broken(tmp_path):
     assert evaluate([str(tmp_path / "run"), "--episodes", "2"]) == 0
 
 
+@pytest.mark.slow
 def test_the_parts_that_there_are_are_named_if_no_network_sees_one():
     line = refusal(train, MARKED, "policy.observations=[nope]", "critic.observations=[nope]")
     assert "there is no observation nope; the environment's are clock, grid" in line

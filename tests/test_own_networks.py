@@ -141,6 +141,7 @@ def test_arguments_that_a_class_does_not_take_are_refused():
     assert "unexpected keyword argument 'depth'" in line
 
 
+@pytest.mark.slow
 def test_loading_such_a_run_elsewhere_says_which_module_it_needs(tmp_path):
     assert train_tiny(tmp_path / "run", OWN[0], "run.evaluation_episodes=0") == 0
     program = (

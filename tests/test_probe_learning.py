@@ -103,6 +103,7 @@ def test_the_best_action_is_found_and_reaches_the_most(id, expected, normalize):
     assert evaluated(trainer)["return_mean"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_continuous_action_is_aimed_at_what_is_seen():
     """The best action is ±1 of a range ±2, so ±0.5 in the policy's units; aiming at nothing would give −1."""
     trainer = trained(config_for("Aimed-v0", steps=512), iterations=40)
@@ -247,6 +248,7 @@ def test_everything_random_follows_the_seed():
         assert not torch.equal(first.minibatches.get_state(), second.minibatches.get_state())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("std", "expected"), [("state", [0.4, 0.1]), ("shared", [0.4 / math.sqrt(8.5)] * 2)])
 def test_sigma_is_what_an_entropy_bonus_makes_worth_its_cost(std, expected):
     """max −½kσ² + β log σ is at σ = √(β/k), β = 0.16, k = 1 and 16; a shared σ answers to the mean of k, 8.5."""

@@ -17,6 +17,7 @@ def returns(run):
     return [row["evaluation/return_mean"] for row in rows(run) if "evaluation/return_mean" in row]
 
 
+@pytest.mark.slow
 def test_a_run_ends_after_the_first_evaluation_that_is_enough(tmp_path, capsys):
     assert train_tiny(tmp_path / "whole", *OFTEN) == 0
     every = returns(tmp_path / "whole")

@@ -56,6 +56,7 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_line_of_the_manual_for_python_exports(made, elsewhere):
     """In a process of its own: here, other modules have imported it already."""
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
@@ -120,6 +121,7 @@ def check_answers(run, file, raw):
     np.testing.assert_array_equal(found[clear], expected[clear])
 
 
+@pytest.mark.slow
 @LOADED
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 @pytest.mark.parametrize("name", RUNS)
@@ -174,6 +176,7 @@ def told_by(file):
         return json.loads(archive.read(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_a_file_says_what_it_is_and_nothing_of_the_machine(suffix, made, elsewhere):
     run, file = made("pendulum"), elsewhere / f"policy{suffix}"
@@ -189,6 +192,7 @@ def test_a_file_says_what_it_is_and_nothing_of_the_machine(suffix, made, elsewhe
     assert TRPO.encode() not in file.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_a_file_says_what_its_policy_remembers(suffix, made, elsewhere):
     file = elsewhere / f"policy{suffix}"
@@ -197,6 +201,7 @@ def test_a_file_says_what_its_policy_remembers(suffix, made, elsewhere):
     assert json.loads(told_by(file)["memory"]) == memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["remembering", "pendulum"])
 def test_the_loop_of_the_manual_plays_as_the_agent_does(name, made, elsewhere):
     assert export([str(made(name)), "policy.onnx"]) == 0

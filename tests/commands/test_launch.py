@@ -33,6 +33,7 @@ def jobs_of(directory):
     return sorted(filter(Path.is_dir, directory.iterdir()), key=lambda job: int(job.name.split("_")[0]))
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_one_whole_run_per_combination_and_nothing_else(elsewhere):
     assert sweep("task=cartpole,acrobot", "seed=0,1") == 0
     jobs = jobs_of(elsewhere / "sweep")

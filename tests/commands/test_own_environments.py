@@ -32,7 +32,8 @@ def ran(here, command, *arguments):
     return subprocess.run([BIN / command, *arguments], cwd=here, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("backend", [pytest.param("sync", marks=pytest.mark.slow), "async"])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["sync", "async"])
 def test_a_console_script_finds_it_and_is_not_misled_by_other_files(here, backend):
     arguments = ["env.id=my_env:Mine-v0", f"env.backend={backend}", *TINY, "hydra.run.dir=run"]
     ended = ran(here, "trpo-train", *arguments)
@@ -59,9 +60,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(
-    "method", ["fork", *(pytest.param(method, marks=pytest.mark.slow) for method in ("forkserver", "spawn"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_the_processes_of_async_environments_find_it_however_they_are_started(here, method):
     (here / "bin").mkdir()
     (here / "bin" / "start.py").write_text(START.format(method=method))
@@ -71,6 +71,7 @@ def test_the_processes_of_async_environments_find_it_however_they_are_started(he
     assert summary(here / "run")["exit_reason"] == "finished"
 
 
+@pytest.mark.slow
 def test_safe_paths_stay_safe(here, monkeypatch):
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
     ended = process(BIN / "trpo-train", "env.id=my_env:Mine-v0", *TINY, cwd=here)

@@ -65,6 +65,7 @@ def cut(run, directory, *, after):
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_a_run_resumed_from_any_of_its_checkpoints_is_the_whole_run(name, whole, tmp_path):
     run = whole(name)

@@ -225,6 +225,7 @@ def test_overrides_that_repeat_what_the_run_has_are_accepted(run):
     assert train([*repeated, "run.resume=run", "run.total_steps=96"]) == 0
 
 
+@pytest.mark.slow
 def test_an_override_is_compared_with_what_the_run_has_and_not_with_the_defaults(run):
     own = ["env.backend=async", "env.timeout=20", "policy.min_log_std=-9", "policy.initial_log_std=-8"]
     assert train_tiny("own", *SHORT, *own) == 0

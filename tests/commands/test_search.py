@@ -45,6 +45,7 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_trial_0_is_the_configuration_as_it_is(elsewhere):
     words = (
         *TINIER,
@@ -72,6 +73,7 @@ def test_a_bound_of_0_is_recorded_as_what_it_stands_for(elsewhere):
     assert asked("env.id=CartPole-v1", KL).start == {"trust_region.max_kl": 0.01}
 
 
+@pytest.mark.slow
 def test_what_has_no_place_on_the_axis_runs_as_it_is_all_the_same(elsewhere):
     damping = "trust_region.damping=tag(log,interval(0.001,0.1))"
     assert search(line(*PAID, damping, trials=2)) == 0
@@ -114,6 +116,7 @@ def test_the_best_is_a_task_that_trains_what_was_found(elsewhere, capsys):
     assert (elsewhere / "s/x.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_hopeless_trial_is_given_up_in_its_first_half(elsewhere):
     words = (*PAID, "+env.kwargs.pay=0.5", PAY)
     study = make_study(asked(*words, seeds=2))
@@ -146,6 +149,7 @@ def test_a_run_that_was_given_up_has_ended_for_a_resume_and_for_a_report(elsewhe
     assert rows(run) == before
 
 
+@pytest.mark.slow
 def test_nothing_is_given_up_without_a_pruner(elsewhere):
     words = (*PAID, "+env.kwargs.pay=0.7", PAY)
     assert search([*line(*words, trials=7), "--pruner=none"]) == 0
@@ -171,13 +175,10 @@ def test_a_search_of_which_nothing_is_complete_says_so_by_its_code(elsewhere, mo
 EARLY, BETWEEN = 0, 2  # evaluations come after every iteration, checkpoints after every second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "iteration"),
-    [
-        ("SIGTERM", BETWEEN),
-        *[pytest.param(name, EARLY, marks=pytest.mark.slow) for name in STOPS],
-        *[pytest.param(name, BETWEEN, marks=pytest.mark.slow) for name in ("Ctrl-C", "twice")],
-    ],
+    [*[(name, EARLY) for name in STOPS], *[(name, BETWEEN) for name in ("SIGTERM", "Ctrl-C", "twice")]],
 )
 def test_a_search_that_was_stopped_goes_on_as_if_nothing_had_happened(name, iteration, elsewhere, monkeypatch):
     happens, code = STOPS[name]
@@ -278,6 +279,7 @@ def test_trials_of_other_hosts_and_of_living_processes_are_left_alone(elsewhere,
     assert "2 more still running elsewhere" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_more_trials_are_added_by_the_same_line_and_an_ended_search_only_shows_its_table(elsewhere, capsys):
     words, storage = (*PAID, "+env.kwargs.pay=0.5", PAY), "my o'searches/x.log"
     assert search(line(*words, trials=2, storage=storage)) == 0
@@ -390,6 +392,7 @@ def rows_of(directory):
     return len(rows(directory)) if (directory / "metrics.jsonl").exists() else 0
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_though_nobody_reads_how_its_trials_end(elsewhere, unread):
     words = line(*PAID, "+env.kwargs.pay=0.5", "critic.epochs=1,2", trials=2)
     ended = process(sys.executable, "-c", PROGRAM, *words, cwd=elsewhere, stdout=unread)

@@ -40,6 +40,7 @@ def known(directory, storage):
     return [(one.params, one.state.name, one.value, one.intermediate_values) for one in trials]
 
 
+@pytest.mark.slow
 def test_what_is_tried_and_what_is_known_of_it_are_the_same_after_a_stop_inside_a_trial(elsewhere, monkeypatch):
     assert search(line(*CARTPOLE, trials=3, seeds=2, storage="whole/x.log")) == 0
     stopped_in(monkeypatch, in_the_last_seed_of_trial_1, *CARTPOLE, trials=3, seeds=2)
@@ -50,6 +51,7 @@ def test_what_is_tried_and_what_is_known_of_it_are_the_same_after_a_stop_inside_
     assert [sorted(values) for *_, values in whole] == [[1, 2, 3, 4, 5, 6]] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoints_left", [0, 1])
 def test_what_a_kill_left_behind_the_last_checkpoint_is_forgotten(checkpoints_left, elsewhere, monkeypatch):
     words = (*CARTPOLE, EVERY)
@@ -78,6 +80,7 @@ def test_a_trial_is_called_as_its_directory(elsewhere, monkeypatch, capsys):
     assert f"Trial {rows[0].number} of x.log" in (elsewhere / "s/x/task/best.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_trials_that_have_a_key_drawn_draw_it_differently(elsewhere):
     assert search(line(*PAID, PAY, trials=3)) == 0
     assert len({one.params["env.kwargs.pay"] for one in trials_of(elsewhere)}) == 3
@@ -95,12 +98,14 @@ def with_a_hopeless_trial():
     return study, words
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_iteration_after_which_a_trial_is_given_up_changes_nothing_about_that(elsewhere, monkeypatch):
     _, words = with_a_hopeless_trial()
     stopped_in(monkeypatch, lambda trainer: trainer.config.env.kwargs["pay"] == HOPELESS, *words, trials=6)
     assert [one.state.name for one in trials_of(elsewhere)] == ["COMPLETE"] * 5 + ["PRUNED"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_given_up_is_not_run_on_though_its_process_died_before_it_could_say_so(elsewhere):
     study, words = with_a_hopeless_trial()
     assert search(line(*words, trials=6)) == 0

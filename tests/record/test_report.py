@@ -96,6 +96,7 @@ def change_config(run, section, **values):
     (run / "config.yaml").write_text(yaml.safe_dump(config))
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_from_anywhere(page):
     text, parsed = page
     assert not re.search(r"https?:|@import|url\(", text)
@@ -164,12 +165,14 @@ def test_what_is_merely_recorded_tells_no_runs_apart(sweep):
     assert list(short_names(runs[:1]).values()) == ["a0"]
 
 
+@pytest.mark.slow
 def test_relative_and_absolute_directories_have_names_in_common(sweep, tmp_path, monkeypatch):
     monkeypatch.chdir(sweep.parent)
     _, parsed = report(Path(sweep.name) / "a0", sweep / "a1", "--output", tmp_path / "out")
     assert [row[0] for row in parsed.tables[0][1:]] == ["a0", "a1"]
 
 
+@pytest.mark.slow
 def test_a_seed_counts_once_and_the_page_says_which_run_of_it_does_not(run, sweep, tmp_path):
     folders = [sweep / "a0", sweep / "a1", run]
     _, parsed = report(*folders, "--output", tmp_path / "out")
@@ -211,6 +214,7 @@ def percent(row):
     return f"{100 * row['trust_region/kl_error_relative']:+.1f} %"
 
 
+@pytest.mark.slow
 def test_every_picture_is_also_a_file_beside_the_page(sweep, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, parsed = report(sweep)  # without --output: ./report
@@ -220,6 +224,7 @@ def test_every_picture_is_also_a_file_beside_the_page(sweep, tmp_path, monkeypat
     assert {"CartPole-v1_learning.png", "run0_trust_region.png", "run0_profile.png"} <= set(pictures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("holds", "is_shown"), [("trial_0000", True), ("a0", False)])
 def test_the_figure_of_a_search_beside_the_folder_of_its_trials_is_on_the_page(
     holds, is_shown, sweep, tmp_path, monkeypatch
@@ -243,6 +248,7 @@ def test_the_common_configuration_and_the_versions_are_on_the_page(page, sweep):
         assert f"{package} {version}" in page[1].texts["p"][-1]
 
 
+@pytest.mark.slow
 def test_what_differs_between_environments_stands_by_environment(sweep, tmp_path):
     """And nothing that differs under the heading that says it is the same in all runs."""
     copies = [shutil.copytree(sweep / name, tmp_path / "other" / name) for name in ("a0", "a1")]
@@ -272,6 +278,7 @@ def break_run(run, how):
 STATUSES = {"failed": f"failed: ValueError: {EVIL}", "unfinished": "unfinished", "stopped": "stopped by SIGTERM"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", STATUSES)
 def test_a_run_that_did_not_finish_is_shown_as_such(how, run, sweep, tmp_path):
     break_run(run, how)
@@ -286,6 +293,7 @@ def test_a_run_that_did_not_finish_is_shown_as_such(how, run, sweep, tmp_path):
 STOPPED = {-1.0: "stopped at a return of -1.0", 501.0: "stopped", None: "stopped"}  # by run.stop_at_return
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("enough", STOPPED)
 def test_a_run_that_learned_enough_is_healthy_and_has_a_score(enough, run, tmp_path):
     """At the return that is in its configuration, or at one that was there before."""
@@ -299,6 +307,7 @@ def test_a_run_that_learned_enough_is_healthy_and_has_a_score(enough, run, tmp_p
     assert parsed.texts["h3"] == [f"copy ({STOPPED[enough]})"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_before_the_end_of_a_run_is_no_final_one(run, sweep, tmp_path):
     """As of a run that went on without evaluations."""
     with open(run / "metrics.jsonl", "a") as file:
@@ -331,6 +340,7 @@ def test_a_foreign_configuration_among_the_runs_is_left_out_and_said_on_the_page
     assert capsys.readouterr().err == f"trpo-report: {told}\n"
 
 
+@pytest.mark.slow
 def test_what_is_damaged_or_named_in_other_bytes_costs_no_page(run, tmp_path):
     (run / "profiles" / "notes.json").write_text("{}")
     (run / "summary.json").write_text(json.dumps(summary(run) | {"versions": None}))

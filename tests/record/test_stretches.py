@@ -68,6 +68,7 @@ def test_a_stretch_goes_on_from_where_it_was_saved():
     assert first.best == again.best == {"env_steps": 1000, "return_mean": pytest.approx(7.8), "episodes": 20}
 
 
+@pytest.mark.slow
 def test_the_file_is_the_agent_from_the_middle_of_the_best_stretch_of_the_run(tmp_path):
     run = tmp_path / "run"
     assert train_tiny(run, *SOME_STRETCHES) == 0

@@ -151,6 +151,7 @@ def failed(tmp_path_factory):
     return {fault: (base / fault, started[fault], errors) for fault, errors in ended.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAILURES)
 def test_a_failing_process_ends_a_run_with_one_line_its_state_and_no_process_left(fault, failed):
     run, training, errors = failed[fault]
@@ -168,6 +169,7 @@ def test_a_failing_process_ends_a_run_with_one_line_its_state_and_no_process_lef
     assert not (run / "summary.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGTERM, 143), (signal.SIGHUP, 129), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],

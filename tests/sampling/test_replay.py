@@ -237,6 +237,7 @@ def test_a_restart_truncates_the_open_episodes_of_a_vector_entry_point_in_their_
     assert torch.stack(starts)[:, :, 0].unique().numel() == 15  # from seeds of their own
 
 
+@pytest.mark.slow
 def test_what_a_restart_cut_is_bootstrapped_and_is_no_episode(tmp_path):
     """Endless is worth 1 / (1 − γ) = 2 in both of its states, and less if the cut after every fourth step ended it.
 

@@ -28,6 +28,7 @@ def test_the_loop_of_ones_own_is_short():
     assert len((SCRIPTS / "custom_loop.py").read_text().splitlines()) < 100
 
 
+@pytest.mark.slow
 def test_the_loop_of_ones_own_learns_inside_the_trust_region(table):
     assert [int(row[0]) for row in table] == list(range(2, 21, 2))
     rewards = [float(row[1]) for row in table]

@@ -36,6 +36,7 @@ def faults(how):
     return int(answer.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not keep_freed_memory(), reason="the C library is not glibc")
 def test_pages_are_not_faulted_in_again_and_again():
     kept, given_back = ([faults(how) for _ in range(2)] for how in ("kept", "given back"))

@@ -22,6 +22,8 @@ from trpo.update.critic import make_optimizer
 EXACT = {"rtol": 1e-12, "atol": 1e-14}  # float64 rounding
 COUNTS = (3, 2)
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 
 def free_port():
     with socket.socket() as listener:

@@ -69,6 +69,7 @@ def has_lines(file, count):
     return file.exists() and file.read_text().count("\n") >= count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR2, 140)])
 def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint_and_a_summary(number, code, start, tmp_path):
     run = tmp_path / "run"
@@ -83,6 +84,7 @@ def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint_and_a_summary
     assert checkpoint.load(saved)["env_steps"] == last["env_steps"]
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_a_run_as_a_signal_does_though_nothing_can_be_said(start, tmp_path):
     run = tmp_path / "run"
     ours, its = os.openpty()

@@ -24,7 +24,6 @@ from trpo.numerics.params import flatten
 from trpo.run import evaluated
 from trpo.system import ranks
 from trpo.trainer import Trainer
-from trpo.update.action_values import Samples, level_shift
 from trpo.update.critic import assess, fit_critic, make_optimizer
 from trpo.update.objective import Objective
 from trpo.update.profile import profile_step
@@ -207,12 +206,6 @@ def spread():
         trainer.close()
 
 
-def level():
-    """By how much the level of action values is off."""
-    targets, known, lost = (mine(normal(SAMPLES, seed=seed)) for seed in (20, 21, 22))
-    return level_shift(Samples(targets, targets, targets, targets, lost.square(), known))
-
-
 @contextmanager
 def counting():
     """Count the messages sent meanwhile, by function."""
@@ -247,7 +240,6 @@ def work():
         "advantages": standardize(mine(7 + normal(SAMPLES, seed=8)))[0],
         "statistics": statistics(),
         "assess": list(assess(critic_problem()[0], observations, returns)),
-        "level": level(),
         "fit": {size: fit(size) for size in (SAMPLES, 5, 1)},
         "small_cases": small_cases(),
         "disagreement": disagreement(),

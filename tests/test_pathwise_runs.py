@@ -88,33 +88,12 @@ def test_every_row_says_how_the_fit_went(tmp_path):
     assert rows(tmp_path / "run")[0]["action_values/trace_mean"] == pytest.approx(1.0)  # all of it is the policy's own
 
 
-def test_what_all_values_have_in_common_is_there_at_once(tmp_path):
-    """A reward of 1 for ever is worth 10 with γ 0.9, whatever has been fitted; the networks say little yet."""
-    endless = ("env.id=Endless-v0", "advantage.gamma=0.9", "normalize.rewards=false", "action_values.pessimism=0")
-    assert train([*TINY, *endless, *PATHWISE, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
-    written = rows(tmp_path / "run")
-    assert [row["action_values/level"] for row in written] == [pytest.approx(10, abs=1)] * 3
-    for row in written:  # a target that carried it, or not enough of it, were 1 off
-        assert row["action_values/loss_after"] < row["action_values/loss_before"] < 0.3
-
-
-def test_a_checkpoint_from_before_levels_goes_on_with_what_its_networks_carry(tmp_path):
-    run = tmp_path / "run"
-    train_tiny(run, *PATHWISE, task="pendulum")
-    file = checkpoints(run)[-1]
-    state = checkpoint.load(file)
-    assert state["source"].pop("level") == rows(run)[-1]["action_values/level"] != 0.0
-    checkpoint.save(file, state)
-    assert train_tiny(run, *PATHWISE, "run.total_steps=160", "run.resume=auto", task="pendulum") == 0
-    assert len(rows(run)) == 4
-
-
-@pytest.mark.parametrize(("support", "expected"), [((-100.0, 100.0), 0.0), ((0.0, 0.001), 1.0)], ids=["all", "none"])
+@pytest.mark.parametrize(("support", "expected"), [((-100.0, 100.0), 0.0), ((100.0, 101.0), 1.0)], ids=["all", "none"])
 def test_every_row_says_how_many_targets_lie_beyond_the_bins(support, expected, tmp_path, monkeypatch):
-    """The middle of the bins is the level, and hardly a target is so near to it."""
+    """Pendulum's rewards are never above 0."""
     monkeypatch.setattr(value_heads, "SUPPORT", support)
     train_tiny(tmp_path / "run", *PATHWISE, "action_values.bins=50", "action_values.trace=1", task="pendulum")
-    assert rows(tmp_path / "run")[0]["action_values/beyond_share"] == pytest.approx(expected, abs=0.05)
+    assert rows(tmp_path / "run")[0]["action_values/beyond_share"] == expected
 
 
 @pytest.mark.parametrize(

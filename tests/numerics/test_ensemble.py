@@ -7,7 +7,7 @@ from scipy.stats import norm
 from torch import nn
 
 from trpo.models import action_values
-from trpo.models.action_values import ActionValues, cautious
+from trpo.models.action_values import ActionValues
 from trpo.models.value_heads import NumberHead
 from trpo.numerics.ensemble import FitGradient, forward, layers_of, parameter_count
 
@@ -91,8 +91,8 @@ def test_networks_are_those_of_torch(sizes, networks):
 def test_of_two_networks_a_pessimism_of_one_is_the_smallest():
     values, (inputs, _, _) = made(SHAPES["two hidden"], 2), data(SHAPES["two hidden"])
     both = values(inputs)
-    torch.testing.assert_close(cautious(both, 1.0), both.amin(0), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(cautious(both, 0.5), (both.amin(0) + both.mean(0)) / 2, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(values.cautious(inputs, 1.0), both.amin(0), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(values.cautious(inputs, 0.5), (both.amin(0) + both.mean(0)) / 2, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("sizes", SHAPES.values(), ids=SHAPES)

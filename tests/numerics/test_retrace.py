@@ -5,7 +5,7 @@ import pytest
 import torch
 from oracles import generator, normal
 
-from trpo.numerics.retrace import level_lost, retrace
+from trpo.numerics.retrace import retrace
 
 STEPS, ENVS = 9, 4
 
@@ -68,40 +68,6 @@ def test_every_target_is_the_sum_of_its_weighted_differences(gamma, trace):
             if rollout[-1][t, b]:
                 expected = brute_force(*rollout, gamma=gamma, trace=trace, t=t, b=b)
                 assert float(targets[t, b]) == pytest.approx(expected, rel=1e-12, abs=1e-12)
-
-
-def test_what_is_lost_of_a_level_by_hand():
-    """The rows of the first case. The end: 1 − ½. Before it ½ + ½·½·½. The truncation: ½. Before it ½ + ½·½. 1."""
-    lost = level_lost(
-        column(1, 1, 0.3, 2.0, 1, 0.5),
-        flags(1, 0, 0, 0, 0, 0),
-        flags(0, 0, 0, 1, 0, 0),
-        flags(1, 0, 1, 1, 1, 1),
-        gamma=0.5,
-        trace=1.0,
-    ).flatten()
-    assert lost[[0, 2, 3, 4, 5]].tolist() == [1.0, 0.75, 0.5, 0.625, 0.5]
-
-
-@pytest.mark.parametrize(("gamma", "trace"), [(0.9, 0.8), (1.0, 1.0), (0.9, 0.0)])
-def test_targets_of_values_that_are_all_higher_are_higher_by_what_is_not_lost(gamma, trace):
-    rewards, next_values, q, *course = random_rollout()
-    valid, settings = course[-1], {"gamma": gamma, "trace": trace}
-    before = retrace(rewards, next_values, q, *course, **settings)
-    after = retrace(rewards, next_values + 7, q + 7, *course, **settings)
-    lost = level_lost(*course, **settings)
-    torch.testing.assert_close((after - before)[valid], 7 * (1 - lost[valid]), rtol=1e-12, atol=1e-12)
-    assert len(lost[valid].unique()) > 1
-
-
-def test_the_targets_less_a_level_are_those_of_rewards_less_what_is_lost_of_it():
-    rewards, next_values, q, *course = random_rollout()
-    terminated, valid = course[1], course[-1]
-    settings = {"gamma": 0.9, "trace": 0.8}
-    discounts = 0.9 * (~terminated).double()
-    without = retrace(rewards - 7 * (1 - discounts), next_values, q, *course, **settings)
-    expected = retrace(rewards, next_values, q, *course, **settings) - 7 * level_lost(*course, **settings)
-    torch.testing.assert_close(without[valid], expected[valid], rtol=1e-12, atol=1e-12)
 
 
 def test_what_lies_beyond_an_end_does_not_matter():

@@ -80,7 +80,7 @@ def close(one, other):
     return one == other
 
 
-@pytest.mark.parametrize("part", ["objective", "profile", "judgement", "statistics", "assess", "level"])
+@pytest.mark.parametrize("part", ["objective", "profile", "judgement", "statistics", "assess"])
 def test_every_rank_has_what_one_process_has(part, several, alone):
     for rank in several:
         if isinstance(alone[part], dict):

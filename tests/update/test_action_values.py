@@ -20,8 +20,6 @@ from trpo.update.action_values import (
     assess,
     beside,
     fit_action_values,
-    level_shift,
-    lowered,
     make_optimizer,
     recorded,
     samples_of,
@@ -134,47 +132,10 @@ def test_only_actions_that_cannot_be_counted_are_drawn(distribution, bounds, dra
     assert torch.equal(used.get_state(), fresh.get_state()) is not drawn
 
 
-def carried(values, shift):
-    """The same networks with all values higher."""
-    with torch.no_grad():
-        values.layers()[-1].bias.add_(shift)
-
-
-@pytest.mark.parametrize(
-    ("distribution", "bounds"), [(Categorical((3,)), None), (DiagonalGaussian(2), BOUNDS)], ids=str
-)
-def test_values_that_are_higher_by_the_shift_are_right_in_the_mean(distribution, bounds):
-    """Whether the networks carry it or not."""
-    _, rollout, record, values, reader = case(distribution, bounds)
-    carried(values, -3.0)
-    settings = {"gamma": 0.9, "trace": 0.8, "draws": 2}
-    samples = samples_of(record, reader, generator(0), **settings)
-    shift = level_shift(samples)
-    assert shift > 1
-    assert rollout.terminated.any()
-    aside = samples_of(record, reader, generator(0), **settings, level=shift)
-    torch.testing.assert_close(aside.targets, lowered(samples, shift).targets, rtol=1e-4, atol=1e-5)
-    assert float((aside.targets - aside.known).mean()) == pytest.approx(0.0, abs=1e-5)
-    carried(values, shift)
-    within = samples_of(record, reader, generator(0), **settings)
-    assert float((within.targets - within.known).mean()) == pytest.approx(0.0, abs=1e-5)
-    torch.testing.assert_close(within.targets - shift, aside.targets, rtol=1e-4, atol=1e-4)
-
-
-def test_a_level_that_nothing_speaks_of_stays():
-    """γ is 1 and nothing terminates: all of it comes back in every target."""
-    _, rollout, record, _, reader = case(DiagonalGaussian(2), BOUNDS)
-    endless = rollout._replace(terminated=torch.zeros_like(rollout.terminated))
-    samples = samples_of(record._replace(rollout=endless), reader, generator(0), gamma=1.0, trace=0.8, draws=2)
-    assert float(samples.lost.abs().max()) == 0.0
-    assert level_shift(samples) == 0.0
-
-
 def data(rows=400):
     inputs = torch.randn(rows, 5, generator=generator(1))
     targets = torch.sin(inputs[:, 0]) + 0.5 * inputs[:, 1]
-    nothing = torch.zeros(rows)
-    return Samples(inputs, nothing.long(), targets, torch.ones(rows), torch.ones(rows), nothing)
+    return Samples(inputs, torch.zeros(rows, dtype=torch.long), targets, torch.ones(rows))
 
 
 def error(values, outputs, targets):

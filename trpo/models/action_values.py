@@ -72,24 +72,19 @@ class ActionValues(nn.Module):
         """Return what of the inputs is observation (N, …)."""
         return observations if self.encoder is None else self.encoder(observations)
 
-    def of(self, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """Return every network's value (K, N) of the output that is meant (N,) for each of the inputs (N, I)."""
-        values: Tensor = self(inputs)
-        return values.gather(2, outputs.view(1, -1, 1).expand(self.networks, -1, -1)).squeeze(2)
-
     def mean(self, inputs: Tensor) -> Tensor:
         """Return the mean of the networks' values (N, M)."""
         values: Tensor = self(inputs)
         return values.mean(0)
 
+    def cautious(self, inputs: Tensor, pessimism: float) -> Tensor:
+        """Return the mean of the networks' values less `pessimism` of their standard deviations (N, M).
 
-def cautious(values: Tensor, pessimism: float) -> Tensor:
-    """Return the mean of the values of several networks (K, …) less `pessimism` of their standard deviations (…).
-
-    A maximum over noise is too high. Of two networks the smallest is what a pessimism of 1 gives (Fujimoto, van Hoof
-    and Meger 2018, arXiv:1802.09477, equation 10); it is low wherever they disagree, away from the data.
-    """
-    return values.mean(0) - pessimism * values.std(0, correction=0)
+        A maximum over noise is too high. Of two networks the smallest is what a pessimism of 1 gives (Fujimoto, van
+        Hoof and Meger 2018, arXiv:1802.09477, equation 10); it is low wherever they disagree, away from the data.
+        """
+        values: Tensor = self(inputs)
+        return values.mean(0) - pessimism * values.std(0, correction=0)
 
 
 def joint_log_probs(distribution: Distribution, parameters: Tensor, joint: Tensor) -> Tensor:

@@ -52,26 +52,3 @@ def retrace(
         running = base[t] + decay[t] * running
         targets[t] = running
     return torch.from_numpy(targets).to(rewards.device)
-
-
-def level_lost(
-    ratios: Tensor, terminated: Tensor, truncated: Tensor, valid: Tensor, *, gamma: float, trace: float
-) -> Tensor:
-    """Return u (T, B), the part of a level c, common to all values, that Retrace's targets do not carry: 1 − ∂G/∂c.
-
-    u_t = 1 − γ_t + γ_t c_{t+1} u_{t+1}
-
-    That is Retrace of rewards 1 − γ_t where nothing else is worth anything. So the targets of Q − c are those of Q − c
-    itself, of rewards r_t − (1 − γ_t) c. 1 in a row that terminated; near 0 where returns come from far ahead.
-
-    Args:
-        ratios: π/μ of the recorded actions (T, B), joint over their dimensions.
-        terminated: (T, B) bool.
-        truncated: (T, B) bool.
-        valid: (T, B) bool.
-        gamma: γ.
-        trace: λ.
-    """
-    nothing = torch.zeros_like(ratios)
-    rewards = 1 - gamma * (~terminated).to(ratios.dtype)
-    return retrace(rewards, nothing, nothing, ratios, terminated, truncated, valid, gamma=gamma, trace=trace)

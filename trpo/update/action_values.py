@@ -12,12 +12,12 @@ from torch import Tensor
 
 from trpo.batch import Batch, Rollout
 from trpo.config import ActionValuesConfig
-from trpo.models.action_values import ActionValues, cautious, joint_actions, joint_log_probs
+from trpo.models.action_values import ActionValues, joint_actions, joint_log_probs
 from trpo.models.agent import Agent
 from trpo.models.bounds import Bounds
 from trpo.models.distributions import Distribution
 from trpo.numerics.ensemble import FitGradient
-from trpo.numerics.retrace import level_lost, retrace
+from trpo.numerics.retrace import retrace
 from trpo.system import ranks
 
 WEIGHT_DECAY = 1e-4
@@ -35,10 +35,8 @@ class Samples(NamedTuple):
 
     inputs: Tensor  # (n, I)
     outputs: Tensor  # (n,) which output is meant
-    targets: Tensor  # (n,) less the level
+    targets: Tensor  # (n,)
     traces: Tensor  # (n,) min(1, π/μ)
-    lost: Tensor  # (n,) the part of the level that the targets do not carry
-    known: Tensor  # (n,) the mean of the networks' values when the targets were computed
 
 
 class ActionValueFit(NamedTuple):
@@ -51,7 +49,6 @@ class ActionValueFit(NamedTuple):
     trace_mean: float  # mean of min(1, π/μ) over the rollouts that were drawn
     clipped_share: float  # of the sampled components of actions, those outside their bounds
     beyond_share: float  # of the targets, those that lie beyond the bins
-    level: float  # what is common to all values and no output of the networks
 
     def figures(self) -> dict[str, float]:
         """Return every scalar that exists, by name."""
@@ -112,17 +109,21 @@ class Reader:
             return rows, torch.zeros(len(rows), dtype=torch.long, device=rows.device)
         return observations, joint_index(actions, self.joint)
 
+    def worth(self, inputs: Tensor) -> Tensor:
+        """Return what targets take for the values of inputs (N, M)."""
+        return self.values.cautious(inputs, self.pessimism)
+
     def of_actions(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Return Q(s, a) (n,)."""
-        return cautious(self.values.of(*self.inputs(observations, actions)), self.pessimism)
+        rows, outputs = self.inputs(observations, actions)
+        return self.worth(rows).gather(1, outputs.unsqueeze(1)).squeeze(1)
 
     def of_states(self, observations: Tensor, noise: Iterable[Tensor]) -> Tensor:
         """Return V(s) = E_π Q(s, ·) (n,): the sum over all actions, or the mean over drawn ones."""
         parameters = self.agent.policy(observations)
         if self.joint is not None:
             log_probs = joint_log_probs(self.distribution, parameters, self.joint.to(parameters.device))
-            worth = cautious(self.values(self.values.features(observations)), self.pessimism)
-            return (log_probs.exp() * worth).sum(1)
+            return (log_probs.exp() * self.worth(self.values.features(observations))).sum(1)
         drawn = [self.of_actions(observations, self.distribution.sample(parameters, one)) for one in noise]
         return torch.stack(drawn).mean(0)
 
@@ -136,14 +137,7 @@ def joint_index(actions: Tensor, joint: Tensor) -> Tensor:
 
 @torch.no_grad()
 def samples_of(
-    record: Recorded,
-    reader: Reader,
-    generator: torch.Generator,
-    *,
-    gamma: float,
-    trace: float,
-    draws: int,
-    level: float = 0.0,
+    record: Recorded, reader: Reader, generator: torch.Generator, *, gamma: float, trace: float, draws: int
 ) -> Samples:
     """Return a rollout's rows with Retrace's targets, by the present policy under the present statistics."""
     rollout, agent = record.rollout, reader.agent
@@ -159,37 +153,19 @@ def samples_of(
     log_probs = reader.distribution.log_prob(agent.policy(observations), actions).view(steps, envs)
     ratios = (log_probs - record.log_probs).exp()
     inputs, outputs = reader.inputs(observations, actions)
-    values = reader.values.of(inputs, outputs)
-    course = (ratios, rollout.terminated, rollout.truncated, rollout.valid)
     targets = retrace(
         rollout.rewards / agent.reward_std,
         reader.of_states(following, noise).view(steps, envs),
-        cautious(values, reader.pessimism).view(steps, envs),
-        *course,
+        reader.worth(inputs).gather(1, outputs.unsqueeze(1)).view(steps, envs),
+        ratios,
+        rollout.terminated,
+        rollout.truncated,
+        rollout.valid,
         gamma=gamma,
         trace=trace,
     )
-    lost, valid = level_lost(*course, gamma=gamma, trace=trace), rollout.valid.flatten()
-    targets, traces, lost = (rows.flatten()[valid] for rows in (targets - level * lost, ratios.clamp(max=1.0), lost))
-    return Samples(inputs[valid], outputs[valid], targets, traces, lost, values.mean(0)[valid])
-
-
-def level_shift(samples: Samples) -> float:
-    """Return by how much the level of action values is off, x = mean(G − Q) / mean u over the samples of all ranks.
-
-    Values that are all x higher have targets that are x(1 − u) higher: with this x the mean error is 0. So the level is
-    that of least squares temporal differences with a constant for their one feature (Bradtke and Barto 1996), and the
-    networks need not carry it, whose every step it would otherwise take 1/u iterations to reach. 0 where nothing says
-    what it is: γ is 1 and no episode terminated.
-    """
-    sums = torch.stack([(samples.targets - samples.known).double().mean(), samples.lost.double().mean()])
-    off, lost = ranks.mean(sums, len(samples.targets)).tolist()
-    return off / lost if lost > 0 else 0.0
-
-
-def lowered(samples: Samples, shift: float) -> Samples:
-    """Return the samples with the targets of values whose level is higher by `shift`."""
-    return samples._replace(targets=samples.targets - shift * samples.lost)
+    valid = rollout.valid.flatten()
+    return Samples(inputs[valid], outputs[valid], targets.flatten()[valid], ratios.clamp(max=1.0).flatten()[valid])
 
 
 @torch.no_grad()
@@ -242,7 +218,8 @@ def assess(values: ActionValues, samples: Samples) -> Assessment:
 
     In float64, where the squares of targets that can still be fitted are finite.
     """
-    q, targets = values.of(samples.inputs, samples.outputs).double(), samples.targets.double()  # (K, n), (n,)
+    chosen, targets = samples.outputs.view(1, -1, 1).expand(values.networks, -1, -1), samples.targets.double()
+    q = values(samples.inputs).gather(2, chosen).squeeze(2).double()  # (K, n)
     columns = [targets - q.mean(0), targets, (q - targets).square().mean(0), q.var(0, correction=0)]
     _, mean, variance = ranks.moments_of(torch.stack(columns, dim=1))
     unexplained, whole = variance[:2].tolist()

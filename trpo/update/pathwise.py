@@ -4,7 +4,7 @@ The paper's surrogate asks only how good the sampled actions were; its gradient 
 is noise. This one differentiates Q through the action (Heess et al. 2015, arXiv:1510.09142), or sums over all actions
 where they can be counted. In expectation both gradients are the same if Q is π's own.
 
-Q is the mean of several networks. Steps along what targets take (`cautious`) stay where the data are.
+Q is the mean of several networks. Steps along what targets take (`ActionValues.cautious`) stay where the data are.
 """
 
 import torch

@@ -21,8 +21,6 @@ from trpo.update.action_values import (
     assess,
     beside,
     fit_action_values,
-    level_shift,
-    lowered,
     make_optimizer,
     recorded,
     samples_of,
@@ -113,7 +111,6 @@ class PathwiseSource:
         self.environments, self.num_envs, self.micro_batch = environments, num_envs, micro_batch
         self.optimizer = make_optimizer(values, config)
         self.replay: deque[Recorded] = deque(maxlen=config.rollouts)
-        self.level = 0.0  # what all values have in common; the networks' outputs are the rest
         self.fit: ActionValueFit | None = None
 
     def surrogate(self, agent: Agent, rollout: Rollout, batch: Batch, iteration: int) -> Surrogate | None:
@@ -132,25 +129,21 @@ class PathwiseSource:
         """Compute the targets of the rollouts that are drawn, fit, and say how it went on the fresh one."""
         config = self.config
         generator = self._generator(seeds.Role.ACTION_VALUES, iteration, ranks.number())
-        settings: dict[str, Any] = {"gamma": self.gamma, "trace": config.trace, "level": self.level}
+        settings = {"gamma": self.gamma, "trace": config.trace}
         *earlier, newest = self._drawn(generator)
         alike = groupby(earlier, key=lambda record: len(record.log_probs))
         several = [beside(list(some)) for _, some in alike]  # in one pass: a tenth to a sixth less time
         parts = [
             samples_of(one, reader, generator, draws=config.target_noise, **settings) for one in [*several, newest]
         ]
-        samples = Samples(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-        shift = level_shift(samples)
-        samples, fresh = lowered(samples, shift), lowered(parts[-1], shift)
+        samples, fresh = Samples(*(torch.cat(columns) for columns in zip(*parts, strict=True))), parts[-1]
         before = assess(self.values, fresh)
         fit_action_values(self.values, self.optimizer, samples, config, generator)
-        self.level += shift  # not before, as a fit that diverged leaves everything as it was
         after = assess(self.values, fresh)
         beyond = self.values.head.beyond(samples.targets).double().mean()
-        means = torch.stack([samples.traces.double().mean(), self._clipped_share(), beyond])
+        shares = torch.stack([samples.traces.double().mean(), self._clipped_share(), beyond])
         assessed = (before.loss, after.loss, before.explained_variance, after.disagreement)
-        trace, clipped, outside = ranks.mean(means, len(samples.traces)).tolist()
-        return ActionValueFit(*assessed, trace, clipped, outside, self.level)
+        return ActionValueFit(*assessed, *ranks.mean(shares, len(samples.traces)).tolist())
 
     def _pessimism(self) -> float:
         """Return that of the configuration, or else of the kind of actions."""
@@ -193,8 +186,7 @@ class PathwiseSource:
             return {}, {}
         optimizer = {name: value.clone() for name, value in self.optimizer.state[self.values.theta].items()}
         own = [{"rollout": one.rollout.state(), "log_probs": one.log_probs} for one in self.replay]
-        theta = self.values.theta.detach().clone()
-        return {"theta": theta, "optimizer": optimizer, "level": self.level}, {"replay": own}
+        return {"theta": self.values.theta.detach().clone(), "optimizer": optimizer}, {"replay": own}
 
     def restore(self, state: dict[str, Any], own: dict[str, Any]) -> None:
         """Go back to a saved state. Raises `UserError` if that is only enough to act."""
@@ -202,7 +194,6 @@ class PathwiseSource:
             raise UserError("the checkpoint holds no action values: its agent can be evaluated, not trained further")
         device = self.values.theta.device
         self.values.theta.copy_(state["theta"])
-        self.level = state.get("level", 0.0)  # checkpoints of before have none: the networks carried it
         self.optimizer.state[self.values.theta] = {
             name: value.to(device, copy=True) for name, value in state["optimizer"].items()
         }

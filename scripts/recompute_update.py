@@ -11,20 +11,20 @@ there is nothing to recompute.
 
 import argparse
 import json
+import math
 import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import clipped_normals
 import numpy as np
-from clipped_normals import Normal
 
 TOLERANCE = 1e-5  # of the KL
 OF_IMPROVEMENT = 1e-4  # of itself
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 Arrays = dict[str, np.ndarray]
+Normal = tuple[np.ndarray, np.ndarray]  # means and standard deviations
 
 
 class RejectedError(Exception):
@@ -68,7 +68,6 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
         observations = dump["observations"].astype(np.float64)
         old, new = dump["theta_old"].astype(np.float64), dump["theta_new"].astype(np.float64)
         arrays = {name: dump[name].astype(np.float64) for name in dump.files if name != "description"}
-    arrays.setdefault("clipped_at", np.array([[-np.inf], [np.inf]]))
     if description["policy"].get("network"):
         raise SystemExit(f"{path}: a network of one's own is not written out here")
     if description["policy"]["activation"] != "tanh" or "Gaussian" not in description["distribution"]:
@@ -87,10 +86,10 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
     log_std, new_log_std = floor + np.logaddexp(0, rho), floor + np.logaddexp(0, new_rho)
     log_std_step = step_rho / (1 + np.exp(-rho))  # the derivative of softplus is the sigmoid
 
+    kl = np.mean(np.sum(gaussian_kl(mean, log_std, new_mean, new_log_std), axis=1))
+    metric_form = (mean_step / np.exp(log_std)) ** 2 + 2 * log_std_step**2  # (Js)ᵀM(Js), M = diag(1/σ², 2)
+    quadratic = 0.5 * np.mean(np.sum(metric_form, axis=1))
     before, after = (mean, np.exp(log_std)), (new_mean, np.exp(new_log_std))
-    limits = tuple(arrays["clipped_at"])
-    kl = np.mean(np.sum(clipped_normals.kl(before, after, limits), axis=1))
-    quadratic = 0.5 * np.mean(np.sum(clipped_normals.metric_form(before, mean_step, log_std_step, limits), axis=1))
     gain = pathwise_gain(arrays, description, before, after) if "noise" in arrays else score_gain(arrays, before, after)
     gain += entropy_gain(arrays, before, after) if "entropy_weight" in arrays else 0.0
     figures = {"kl": kl, "kl_quadratic": quadratic, "kl_error": kl - quadratic, "improvement": float(gain)}
@@ -99,11 +98,25 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
 
 def score_gain(arrays: Arrays, before: Normal, after: Normal) -> float:
     """Return mean[(π_θ/π_old − 1) Â]."""
-    old, new = (
-        clipped_normals.log_probs(arrays["actions"], normal, tuple(arrays["clipped_at"])).sum(1)
-        for normal in (before, after)
-    )
+    old, new = (log_probs(arrays, *normal).sum(1) for normal in (before, after))
     return float(np.mean(np.expm1(new - old) * arrays["advantages"]))
+
+
+def log_probs(arrays: Arrays, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Return the log density of each component of an action or, where it is clipped, log of all that lies beyond."""
+    actions, (low, high) = arrays["actions"], arrays.get("clipped_at", np.array([[-np.inf], [np.inf]]))
+    density = -(((actions - mean) / std) ** 2) / 2 - np.log(std) - math.log(2 * math.pi) / 2
+    below, above = cumulative((low - mean) / std), cumulative((mean - high) / std)
+    with np.errstate(divide="ignore"):  # of what is not chosen
+        log_prob: np.ndarray = np.where(
+            actions <= low, np.log(below), np.where(actions >= high, np.log(above), density)
+        )
+    return log_prob
+
+
+def cumulative(z: np.ndarray) -> np.ndarray:
+    """Return Φ(z)."""
+    return np.array([math.erfc(-x / math.sqrt(2)) / 2 for x in z.ravel()]).reshape(z.shape)
 
 
 def entropy_gain(arrays: Arrays, before: Normal, after: Normal) -> float:
@@ -187,6 +200,13 @@ def forward(x: np.ndarray, layers: Layers, step: Layers) -> tuple[np.ndarray, np
             x = np.tanh(x)
             dx = (1 - x**2) * dx
     return x, dx
+
+
+def gaussian_kl(mean: np.ndarray, log_std: np.ndarray, new_mean: np.ndarray, new_log_std: np.ndarray) -> np.ndarray:
+    """Return log(σ'/σ) + (σ² + (μ − μ')²) / 2σ'² − ½, the textbook form."""
+    variance, new_variance = np.exp(2 * log_std), np.exp(2 * new_log_std)
+    kl: np.ndarray = new_log_std - log_std + (variance + (mean - new_mean) ** 2) / (2 * new_variance) - 0.5
+    return kl
 
 
 if __name__ == "__main__":

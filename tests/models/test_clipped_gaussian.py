@@ -7,7 +7,6 @@ import pytest
 import torch
 from oracles import normal
 from scipy import stats
-from torch.autograd.functional import hessian as hessian_of
 
 from trpo.models.bounds import Clip, Tanh
 from trpo.models.clipped_gaussian import ClippedGaussian, gaussian_within, log_below
@@ -107,57 +106,30 @@ def test_the_gradient_is_the_same_in_expectation_and_varies_less(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_kl_is_that_of_what_is_sent_and_less_than_that_of_the_draws(case):
-    """By quadrature over draws, both ways round; of the draws it is the normal's."""
+def test_what_is_sent_differs_less_than_what_is_drawn(case):
+    """δ bounds KL(old ‖ new) of what the environment is sent, by quadrature over draws, both ways round."""
     for first, second in ((case[:2], case[2:]), (case[2:], case[:2])):
         old, new = row(*first), row(*second)
         u, weights = draws(*first)
-        expected = float((weights * (ONE.log_prob(old, u) - ONE.log_prob(new, u))).sum())
-        assert float(ONE.kl(old, new)) == pytest.approx(expected, rel=1e-3)  # the log-prob jumps at a limit
-        assert 0 < float(ONE.kl(old, new)) < float(DiagonalGaussian(1).kl(old, new))
+        sent = float((weights * (ONE.log_prob(old, u) - ONE.log_prob(new, u))).sum())
+        assert 0 < sent < float(ONE.kl(old, new))
 
 
-def test_the_kl_is_zero_with_its_gradient_at_the_old_policy():
-    """To the bit by itself; its gradient is a sum of terms that cancel, so to rounding."""
-    y = parameters(200)
-    new = y.clone().requires_grad_()
-    kl = CLIPPED.kl(y, new)
-    assert not kl.any()
-    (gradient,) = torch.autograd.grad(kl.sum(), new)
-    assert gradient.abs().max() < 1e-13
-
-
-def test_the_metric_is_the_second_derivative_of_the_kl():
-    y = parameters(20)
-    hessian = torch.stack(
-        [torch.autograd.functional.hessian(lambda new, at=at: CLIPPED.kl(at, new).sum(), at) for at in y]
-    )
-    product = CLIPPED.metric(y)
-    metric = torch.stack([product(unit.expand_as(y)) for unit in torch.eye(4, dtype=torch.float64)], dim=-1)
-    torch.testing.assert_close(metric, hessian, rtol=1e-9, atol=1e-10)
-    assert (torch.linalg.eigvalsh(metric) > 0).all()
-    draws = torch.stack([PLAIN.metric(y)(unit.expand_as(y)) for unit in torch.eye(4, dtype=torch.float64)], dim=-1)
-    assert (torch.linalg.eigvalsh(draws - metric) > 0).all()  # what is sent tells less of θ than what is drawn
-
-
-def test_it_is_drawn_as_the_normal_is():
-    y, noise = parameters(20), normal(20, 2, seed=4)
+def test_it_is_drawn_and_compared_as_the_normal_is():
+    y, other, noise, u = parameters(20), parameters(20, seed=7), normal(20, 2, seed=4), normal(20, 4, seed=5)
     assert torch.equal(CLIPPED.sample(y, noise), PLAIN.sample(y, noise))
-    assert torch.equal(CLIPPED.mode(y), PLAIN.mode(y))
+    assert torch.equal(CLIPPED.kl(y, other), PLAIN.kl(y, other))
+    assert torch.equal(CLIPPED.metric_product(y, u), PLAIN.metric_product(y, u))
     assert torch.equal(CLIPPED.entropy(y), PLAIN.entropy(y))
 
 
 def test_wide_limits_are_none():
-    """So far out that nothing is beyond: log-probs, KL, its second derivatives and the metric are the normal's."""
-    y, other, u, actions = parameters(50), parameters(50, seed=7), normal(50, 4, seed=5), normal(50, 2, seed=3)
+    """So far out that nothing is beyond, or infinite on a side."""
+    y, actions = parameters(50), normal(50, 2, seed=3)
     for low, high in (([-60.0, -60.0], [60.0, 60.0]), ([-1e30, -60.0], [60.0, np.inf])):
         clipped = gaussian_within(torch.tensor([low, high], dtype=torch.float64))
         assert type(clipped) is ClippedGaussian
         torch.testing.assert_close(clipped.log_prob(y, actions), PLAIN.log_prob(y, actions), rtol=0, atol=0)
-        torch.testing.assert_close(clipped.kl(y, other), PLAIN.kl(y, other), rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(clipped.metric(y)(u), PLAIN.metric(y)(u), rtol=1e-12, atol=1e-12)
-        second = hessian_of(lambda new, clipped=clipped: clipped.kl(y[:1], new).sum(), other[:1])
-        torch.testing.assert_close(second, hessian_of(lambda new: PLAIN.kl(y[:1], new).sum(), other[:1]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

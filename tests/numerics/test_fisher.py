@@ -1,3 +1,5 @@
+from functools import partial
+
 import oracles
 import pytest
 import torch
@@ -13,7 +15,7 @@ OBSERVATIONS = normal(7, oracles.OBSERVATION_SIZE, seed=1)
 def gauss_newton(policy):
     theta = flatten(policy).requires_grad_()
     y = oracles.at(policy, theta, OBSERVATIONS)
-    return gauss_newton_product(y, theta, policy.distribution.metric(y.detach()))
+    return gauss_newton_product(y, theta, partial(policy.distribution.metric_product, y.detach()))
 
 
 def hessian(policy):

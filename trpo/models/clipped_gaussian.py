@@ -40,7 +40,7 @@ class ClippedGaussian(DiagonalGaussian):
         low, high = self.limits(parameters)
         z = (torch.clamp(actions, low, high) - mean) * torch.exp(-log_std)
         below, above = actions <= low, actions >= high
-        beyond = torch.where(above, -z, torch.where(below, z, 0.0))  # 0 inside, where its gradient is not asked for
+        beyond = torch.where(above, -z, z)
         density = -0.5 * z**2 - log_std - HALF_LOG_TAU
         return torch.where(below | above, log_below(beyond).to(z.dtype), density).sum(-1)
 

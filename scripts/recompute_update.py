@@ -11,7 +11,6 @@ there is nothing to recompute.
 
 import argparse
 import json
-import math
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -98,25 +97,8 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
 
 def score_gain(arrays: Arrays, before: Normal, after: Normal) -> float:
     """Return mean[(π_θ/π_old − 1) Â]."""
-    old, new = (log_probs(arrays, *normal).sum(1) for normal in (before, after))
-    return float(np.mean(np.expm1(new - old) * arrays["advantages"]))
-
-
-def log_probs(arrays: Arrays, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Return the log density of each component of an action or, where it is clipped, log of all that lies beyond."""
-    actions, (low, high) = arrays["actions"], arrays.get("clipped_at", np.array([[-np.inf], [np.inf]]))
-    density = -(((actions - mean) / std) ** 2) / 2 - np.log(std) - math.log(2 * math.pi) / 2
-    below, above = cumulative((low - mean) / std), cumulative((mean - high) / std)
-    with np.errstate(divide="ignore"):  # of what is not chosen
-        log_prob: np.ndarray = np.where(
-            actions <= low, np.log(below), np.where(actions >= high, np.log(above), density)
-        )
-    return log_prob
-
-
-def cumulative(z: np.ndarray) -> np.ndarray:
-    """Return Φ(z)."""
-    return np.array([math.erfc(-x / math.sqrt(2)) / 2 for x in z.ravel()]).reshape(z.shape)
+    old, new = (-(((arrays["actions"] - mean) / std) ** 2) / 2 - np.log(std) for mean, std in (before, after))
+    return float(np.mean(np.expm1((new - old).sum(1)) * arrays["advantages"]))
 
 
 def entropy_gain(arrays: Arrays, before: Normal, after: Normal) -> float:

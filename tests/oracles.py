@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch.func import functional_call
 from trpo.batch import Batch
 from trpo.config import ActionValuesConfig, Config
 from trpo.models.action_values import ActionValues, make_action_values
-from trpo.models.clipped_gaussian import ClippedGaussian
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
 from trpo.models.encoders import Encoder
 from trpo.models.gaussian_policies import GaussianPolicy
@@ -24,7 +23,6 @@ from trpo.numerics.params import flatten, unflatten
 
 DISTRIBUTIONS = {
     "gaussian": DiagonalGaussian(2),
-    "clipped_gaussian": ClippedGaussian(2, (-1.0, -0.5), (0.6, 1.2)),
     "categorical": Categorical((4,)),
     "multi_categorical": Categorical((3, 2)),
     "bernoulli": Bernoulli(3),
@@ -99,8 +97,7 @@ def random_policy(
     inputs = encoder.size if encoder else OBSERVATION_SIZE
     if isinstance(distribution, DiagonalGaussian):
         size = distribution.action_size
-        shape |= {"initial_log_std": -0.5, "min_log_std": -3.0, "encoder": encoder, "distribution": distribution}
-        policy = GaussianPolicy(inputs, size, **shape)
+        policy = GaussianPolicy(inputs, size, initial_log_std=-0.5, min_log_std=-3.0, encoder=encoder, **shape)
     else:
         policy = LogitPolicy(inputs, distribution, encoder=encoder, **shape)
     policy.to(dtype)
@@ -188,20 +185,6 @@ def kl_rounding(distribution: Distribution) -> float:
     return 2 * (2 + 2) * distribution.action_size * torch.finfo(torch.float64).eps
 
 
-class Clipped(NamedTuple):
-    """A normal clipped to limits: torch's density between them, torch's tails at them."""
-
-    drawn: td.Normal
-    low: float
-    high: float
-
-    def log_prob(self, actions: Tensor) -> Tensor:
-        mean, std = self.drawn.mean, self.drawn.stddev
-        below, above = (torch.special.log_ndtr(z) for z in ((self.low - mean) / std, (mean - self.high) / std))
-        inside = torch.where(actions >= self.high, above, self.drawn.log_prob(actions))
-        return torch.where(actions <= self.low, below, inside)
-
-
 def components(distribution: Distribution, parameters: Tensor) -> list[td.Distribution]:
     """The product of torch.distributions that `parameters` (N, D) stand for, one factor per action dimension."""
     if isinstance(distribution, DiagonalGaussian):
@@ -215,8 +198,6 @@ def components(distribution: Distribution, parameters: Tensor) -> list[td.Distri
 
 def log_prob(distribution: Distribution, parameters: Tensor, actions: Tensor) -> Tensor:
     factors = components(distribution, parameters)
-    if isinstance(distribution, ClippedGaussian):
-        factors = [Clipped(*cut) for cut in zip(factors, distribution.low, distribution.high, strict=True)]
     return sum(factor.log_prob(actions[:, i]) for i, factor in enumerate(factors))
 
 
@@ -253,9 +234,7 @@ def actions_and_weights(distribution: Distribution, parameters: Tensor) -> tuple
 
 
 def dense_metric(distribution: Distribution, parameters: Tensor) -> Tensor:
-    """M (D, D) of one row of parameters (D,) as the covariance of the score, E[∇log π ∇log πᵀ], of what is drawn."""
-    if isinstance(distribution, ClippedGaussian):
-        distribution = DiagonalGaussian(distribution.action_size)
+    """M (D, D) of one row of parameters (D,) as the covariance of the score, E[∇log π ∇log πᵀ]."""
     actions, weights = actions_and_weights(distribution, parameters)
     score = torch.autograd.functional.jacobian(
         lambda y: log_prob(distribution, y.expand(len(actions), -1), actions), parameters

@@ -7,7 +7,6 @@ import torch
 
 from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, PolicyConfig, UserError
 from trpo.models.agent import make_agent
-from trpo.models.clipped_gaussian import ClippedGaussian
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.models.gaussian_policies import GaussianPolicy
 from trpo.models.networks import LogitPolicy
@@ -134,29 +133,6 @@ def test_the_policy_fits_the_distribution(distribution):
     assert agent.policy.distribution == distribution
     assert agent.policy(observations()).shape == (50, distribution.parameter_size)
     assert agent.critic(observations()).shape == (50,)
-
-
-@pytest.mark.parametrize(("network", "std"), [("", "shared"), ("", "state"), ("own_networks:Plain", "shared")])
-@pytest.mark.parametrize("bounds", ["clip", "tanh"])
-def test_a_policy_knows_where_its_actions_are_clipped(bounds, network, std):
-    """One of one's own, too; squashed actions are not clipped, and without limits nothing is."""
-    limits = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
-    config = dataclasses.replace(SMALL, policy=PolicyConfig(hidden_sizes=(8,), bounds=bounds, network=network, std=std))
-    made = make_agent(config, Leaf(Kind.VECTOR, (3,)), DiagonalGaussian(2), limits)
-    expected = DiagonalGaussian(2) if bounds == "tanh" else ClippedGaussian(2, (-1.0, -1.0), (1.0, 1.0))
-    assert made.policy.distribution == expected
-    assert agent_for(DiagonalGaussian(2)).policy.distribution == DiagonalGaussian(2)
-
-
-def test_what_is_carried_of_an_action_is_what_was_sent():
-    """Draws that become one action would else lead to different observations of the next step."""
-    config = dataclasses.replace(
-        SMALL, policy=PolicyConfig(hidden_sizes=(8,), memory="gru", memory_size=4, memory_inputs=("action",))
-    )
-    limits = torch.tensor([[-1.0, -1e30], [1.0, 0.5]])
-    agent = make_agent(config, {"observation": Leaf(Kind.VECTOR, (3,))}, DiagonalGaussian(2), limits)
-    carried = agent.memory.after(None, torch.tensor([[1.5, 0.75], [-7.0, -3.0]]))
-    assert carried["memory.action"].tolist() == [[1.0, 0.5], [-1.0, -3.0]]
 
 
 def test_a_gaussian_policy_starts_with_the_configured_deviation():

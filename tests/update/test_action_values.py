@@ -11,7 +11,6 @@ from test_batch import ENVS, SIZE, STEPS, agent_for, batch_of, rollout_of
 
 from trpo.config import ActionValuesConfig
 from trpo.models.bounds import Clip
-from trpo.models.clipped_gaussian import of_draws
 from trpo.models.distributions import Categorical, DiagonalGaussian
 from trpo.numerics.ensemble import forward, layers_of
 from trpo.numerics.moments import moments
@@ -25,7 +24,6 @@ from trpo.update.action_values import (
     recorded,
     samples_of,
 )
-from trpo.update.sources import PathwiseSource
 
 BOUNDS = Clip(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
 CONFIG = ActionValuesConfig(hidden_sizes=(16, 16), minibatches=150, minibatch_size=64)
@@ -39,21 +37,6 @@ def case(distribution, bounds):
     record = recorded(rollout, batch_of(agent, rollout), distribution)
     values = oracles.action_values(CONFIG, SIZE, distribution, seed=1)
     return agent, rollout, record, values, Reader(values, agent, bounds, 0.5)
-
-
-def test_retrace_weighs_draws_and_not_what_is_sent():
-    """A draw far beyond a limit has its own density, in what is recorded as in what it is compared with."""
-    clipped = Clip(torch.tensor([[-0.1, -0.1], [0.1, 0.1]])).distribution()
-    agent, rollout, _, _, reader = case(clipped, BOUNDS)
-    assert reader.distribution == of_draws(clipped) == DiagonalGaussian(2)
-    assert of_draws(Categorical((3,))) == Categorical((3,))
-    batch = batch_of(agent, rollout)
-    source = PathwiseSource(reader.values, CONFIG, BOUNDS, gamma=0.9, seed=0, environments=range(ENVS), num_envs=ENVS)
-    agent.policy.distribution = clipped
-    source.surrogate(agent, rollout, batch, 0)
-    expected = DiagonalGaussian(2).log_prob(batch.old_parameters, batch.actions)
-    torch.testing.assert_close(source.replay[-1].log_probs[rollout.valid], expected)
-    assert (expected - clipped.log_prob(batch.old_parameters, batch.actions)).abs().max() > 0.1
 
 
 def true_next(agent, rollout):

@@ -1,7 +1,7 @@
 """Bounds of continuous actions, in the policy's units: what is drawn outside is clipped, or tanh leaves nothing there.
 
-A squashed action has the ratio and the KL of the drawn one: the map is the same for all θ, and its slopes cancel. What
-is clipped has the probability of all draws that become it.
+Either way log-probs, ratio and KL are those of the action as it was drawn: both maps are the same for all θ, so of a
+squashed action the ratio and the KL are those of the drawn one (the slopes cancel).
 """
 
 import math
@@ -9,9 +9,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-
-from trpo.models.clipped_gaussian import gaussian_within
-from trpo.models.distributions import DiagonalGaussian
 
 
 def clipped(actions: Tensor, limits: Tensor) -> Tensor:
@@ -41,10 +38,6 @@ class Bounds(Protocol):
 
     def log_slope(self, actions: Tensor) -> Tensor:
         """Return log |∂ inside / ∂ actions| (N,) summed over dimensions: what it adds to the entropy of one draw."""
-        ...
-
-    def distribution(self) -> DiagonalGaussian:
-        """Return the normals that actions are drawn from, with the probabilities of what is sent."""
         ...
 
     def constants(self) -> dict[str, Tensor]:
@@ -77,10 +70,6 @@ class Clip(nn.Module):
         """Return zeros (N,)."""
         return torch.zeros_like(actions[..., 0])
 
-    def distribution(self) -> DiagonalGaussian:
-        """Return normals clipped to the limits."""
-        return gaussian_within(self.limits)
-
     def constants(self) -> dict[str, Tensor]:
         """Return the limits."""
         return {"bounds": self.limits}
@@ -111,10 +100,6 @@ class Tanh(Clip):
         """Return Σ log(1 − tanh²u) (N,), as 2(log 2 − u − softplus(−2u)), which does not round to log 0."""
         slope = 2 * (math.log(2) - actions - nn.functional.softplus(-2 * actions))
         return torch.where(self.squashed, slope, 0.0).sum(-1)
-
-    def distribution(self) -> DiagonalGaussian:
-        """Return normals that are clipped where nothing is squashed."""
-        return gaussian_within(torch.where(self.squashed, self.limits * math.inf, self.limits))
 
     def constants(self) -> dict[str, Tensor]:
         """Return the limits, and which dimensions are squashed."""

@@ -15,8 +15,6 @@ from trpo.models.observations import Observations
 class Gaussian(Policy):
     """What both kinds have: log σ = floor + softplus(ρ) + shift.
 
-    `distribution` says what becomes of draws; without one, nothing does.
-
     ρ is learned. A floor that is smooth has a gradient, where a clamp would cut the dimension out of the Fisher matrix
     and never let σ grow again. The shift is part of the state and not of θ: `policy.final_std_scale` moves it.
     """
@@ -36,10 +34,9 @@ class Gaussian(Policy):
         min_log_std: float,
         generator: torch.Generator,
         encoder: nn.Module | None = None,
-        distribution: DiagonalGaussian | None = None,
     ) -> None:
         super().__init__()
-        self.distribution, self.encoder = distribution or DiagonalGaussian(action_size), encoder
+        self.distribution, self.encoder = DiagonalGaussian(action_size), encoder
         self.min_log_std = min_log_std
         self.register_buffer("shift", torch.zeros(()))
         sizes = (observation_size, *hidden_sizes, self.outputs * action_size)

@@ -15,7 +15,6 @@ from trpo.config import ActionValuesConfig
 from trpo.models.action_values import ActionValues, joint_actions, joint_log_probs
 from trpo.models.agent import Agent
 from trpo.models.bounds import Bounds
-from trpo.models.clipped_gaussian import of_draws
 from trpo.models.distributions import Distribution
 from trpo.numerics.ensemble import FitGradient
 from trpo.numerics.retrace import retrace
@@ -98,7 +97,7 @@ class Reader:
 
     def __init__(self, values: ActionValues, agent: Agent, bounds: Bounds | None, pessimism: float) -> None:
         self.values, self.agent, self.bounds, self.pessimism = values, agent, bounds, pessimism
-        self.distribution = of_draws(agent.policy.distribution)  # Retrace weighs draws, as rollouts recorded them
+        self.distribution = agent.policy.distribution
         self.joint = joint_actions(self.distribution)
 
     def inputs(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ from trpo.config import ActionValuesConfig, Config, UserError
 from trpo.models.action_values import ActionValues
 from trpo.models.agent import Agent
 from trpo.models.bounds import Bounds
-from trpo.models.clipped_gaussian import of_draws
 from trpo.system import ranks, seeds
 from trpo.update.action_values import (
     ActionValueFit,
@@ -116,7 +115,7 @@ class PathwiseSource:
 
     def surrogate(self, agent: Agent, rollout: Rollout, batch: Batch, iteration: int) -> Surrogate | None:
         """Fit the action values to rollouts, this one among them, and return the surrogate that they give."""
-        self.replay.append(recorded(rollout, batch, of_draws(agent.policy.distribution)))
+        self.replay.append(recorded(rollout, batch, agent.policy.distribution))
         reader = Reader(self.values, agent, self.bounds, self._pessimism())
         self.fit = self._fit(reader, iteration)
         if iteration < self.config.warm_up:

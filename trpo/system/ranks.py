@@ -30,8 +30,8 @@ def joined() -> Iterator[None]:
         yield
         return
     keep_to_own_cores()
-    # The optimiser imports it at its first step, and it keeps the process group that it finds for ever: the group's
-    # threads would then outlive the block, and now and then abort the process while Python shuts down.
+    # Parts of torch import it when they are first used, and it keeps the process group that it finds for ever: the
+    # group's threads would then outlive the block, and now and then abort the process while Python shuts down.
     import torch._dynamo
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

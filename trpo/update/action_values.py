@@ -19,6 +19,7 @@ from trpo.models.distributions import Distribution
 from trpo.numerics.ensemble import FitGradient
 from trpo.numerics.retrace import retrace
 from trpo.system import ranks
+from trpo.update.adam import AdamW
 
 WEIGHT_DECAY = 1e-4
 
@@ -201,7 +202,7 @@ def fit_action_values(
 
 def make_optimizer(values: ActionValues, config: ActionValuesConfig) -> torch.optim.Optimizer:
     """Return the optimiser whose state lives as long as the networks."""
-    return torch.optim.AdamW([values.theta], lr=config.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+    return AdamW([values.theta], lr=config.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
 
 
 class Assessment(NamedTuple):

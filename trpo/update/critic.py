@@ -9,6 +9,7 @@ from trpo.batch import by_parts
 from trpo.config import CriticConfig
 from trpo.models.networks import Critic
 from trpo.system import ranks
+from trpo.update.adam import Adam
 from trpo.update.descent import can_be_lean, check_finite, descend_by_autograd, descend_lean
 
 ROUNDING = 1e-6  # of the returns, as a share of what they are made of
@@ -29,7 +30,7 @@ class FitInfo(NamedTuple):
 
 def make_optimizer(critic: Critic, config: CriticConfig) -> torch.optim.Optimizer:
     """Return the optimiser whose state lives as long as the critic. Every fit sets its learning rate."""
-    return torch.optim.Adam(critic.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
+    return Adam(critic.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
 
 
 def fit_critic(

@@ -18,6 +18,7 @@ from trpo.models.observations import Observations, leaves_of
 from trpo.numerics.perceptron import Perceptron, is_listened_to, is_perceptron, joined
 from trpo.system import ranks
 from trpo.system.threads import single_thread
+from trpo.update.adam import Adam
 
 WORTH_A_THREAD = 2_000_000  # parameters × rows of a step, from which on a second thread makes it faster
 
@@ -79,7 +80,7 @@ def can_be_lean(critic: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
         or not is_perceptron(critic.network)
     ):
         return False
-    if type(optimizer) is not torch.optim.Adam or len(optimizer.param_groups) != 1:
+    if type(optimizer) not in (Adam, torch.optim.Adam) or len(optimizer.param_groups) != 1:
         return False
     group, parameters = optimizer.param_groups[0], list(critic.parameters())
     return (

@@ -1,12 +1,14 @@
 """Memory against a loop by hand: what acts is what the update sees, whichever rows are together in a pass."""
 
+from functools import partial
+
 import pytest
 import torch
 from oracles import DISTRIBUTIONS, dense_fisher, dense_kl_hessian, generator, normal, random_policy
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
-from trpo.batch import Batch
+from trpo.batch import Batch, by_parts
 from trpo.models.encoders import Encoder
 from trpo.models.memory import Memory, Segments, groups, whole_segments
 from trpo.models.observations import POLICY_STATE, SEGMENT, Kind, Leaf, leaves_of, like, tree
@@ -151,8 +153,8 @@ def test_the_fisher_matrix_through_time_is_the_dense_one_in_both_forms(distribut
 
 
 def batch_of(policy, observations):
-    with torch.no_grad():
-        parameters = forward_at(policy, flatten(policy), observations)
+    with torch.no_grad():  # the rows segment by segment, as the update takes them: in another order BLAS sums otherwise
+        parameters = by_parts(partial(forward_at, policy, flatten(policy)), observations, 0)
     noise = policy.distribution.noise(len(parameters), generator(5), parameters.dtype)
     actions = policy.distribution.sample(parameters, noise)
     advantages = normal(len(parameters), seed=6, dtype=parameters.dtype)

@@ -16,14 +16,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import censored_normals
 import numpy as np
+from censored_normals import Normal
 
 TOLERANCE = 1e-5  # of the KL
 OF_IMPROVEMENT = 1e-4  # of itself
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 Arrays = dict[str, np.ndarray]
-Normal = tuple[np.ndarray, np.ndarray]  # means and standard deviations
 
 
 class RejectedError(Exception):
@@ -67,6 +68,7 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
         observations = dump["observations"].astype(np.float64)
         old, new = dump["theta_old"].astype(np.float64), dump["theta_new"].astype(np.float64)
         arrays = {name: dump[name].astype(np.float64) for name in dump.files if name != "description"}
+    arrays.setdefault("censored_at", np.array([[-np.inf], [np.inf]]))
     if description["policy"].get("network"):
         raise SystemExit(f"{path}: a network of one's own is not written out here")
     if description["policy"]["activation"] != "tanh" or "Gaussian" not in description["distribution"]:
@@ -85,10 +87,10 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
     log_std, new_log_std = floor + np.logaddexp(0, rho), floor + np.logaddexp(0, new_rho)
     log_std_step = step_rho / (1 + np.exp(-rho))  # the derivative of softplus is the sigmoid
 
-    kl = np.mean(np.sum(gaussian_kl(mean, log_std, new_mean, new_log_std), axis=1))
-    metric_form = (mean_step / np.exp(log_std)) ** 2 + 2 * log_std_step**2  # (Js)ᵀM(Js), M = diag(1/σ², 2)
-    quadratic = 0.5 * np.mean(np.sum(metric_form, axis=1))
     before, after = (mean, np.exp(log_std)), (new_mean, np.exp(new_log_std))
+    limits = tuple(arrays["censored_at"])
+    kl = np.mean(np.sum(censored_normals.kl(before, after, limits), axis=1))
+    quadratic = 0.5 * np.mean(np.sum(censored_normals.metric_form(before, mean_step, log_std_step, limits), axis=1))
     gain = pathwise_gain(arrays, description, before, after) if "noise" in arrays else score_gain(arrays, before, after)
     gain += entropy_gain(arrays, before, after) if "entropy_weight" in arrays else 0.0
     figures = {"kl": kl, "kl_quadratic": quadratic, "kl_error": kl - quadratic, "improvement": float(gain)}
@@ -97,8 +99,11 @@ def figures(path: Path) -> tuple[dict[str, float], dict[str, float]]:
 
 def score_gain(arrays: Arrays, before: Normal, after: Normal) -> float:
     """Return mean[(π_θ/π_old − 1) Â]."""
-    old, new = (-(((arrays["actions"] - mean) / std) ** 2) / 2 - np.log(std) for mean, std in (before, after))
-    return float(np.mean(np.expm1((new - old).sum(1)) * arrays["advantages"]))
+    old, new = (
+        censored_normals.log_probs(arrays["actions"], normal, tuple(arrays["censored_at"])).sum(1)
+        for normal in (before, after)
+    )
+    return float(np.mean(np.expm1(new - old) * arrays["advantages"]))
 
 
 def entropy_gain(arrays: Arrays, before: Normal, after: Normal) -> float:
@@ -182,13 +187,6 @@ def forward(x: np.ndarray, layers: Layers, step: Layers) -> tuple[np.ndarray, np
             x = np.tanh(x)
             dx = (1 - x**2) * dx
     return x, dx
-
-
-def gaussian_kl(mean: np.ndarray, log_std: np.ndarray, new_mean: np.ndarray, new_log_std: np.ndarray) -> np.ndarray:
-    """Return log(σ'/σ) + (σ² + (μ − μ')²) / 2σ'² − ½, the textbook form."""
-    variance, new_variance = np.exp(2 * log_std), np.exp(2 * new_log_std)
-    kl: np.ndarray = new_log_std - log_std + (variance + (mean - new_mean) ** 2) / (2 * new_variance) - 0.5
-    return kl
 
 
 if __name__ == "__main__":

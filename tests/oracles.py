@@ -14,6 +14,7 @@ from torch.func import functional_call
 from trpo.batch import Batch
 from trpo.config import ActionValuesConfig, Config
 from trpo.models.action_values import ActionValues, make_action_values
+from trpo.models.censored_gaussian import CensoredGaussian
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
 from trpo.models.encoders import Encoder
 from trpo.models.gaussian_policies import GaussianPolicy
@@ -23,6 +24,7 @@ from trpo.numerics.params import flatten, unflatten
 
 DISTRIBUTIONS = {
     "gaussian": DiagonalGaussian(2),
+    "censored_gaussian": CensoredGaussian(2, (-1.0, -0.5), (0.6, 1.2)),
     "categorical": Categorical((4,)),
     "multi_categorical": Categorical((3, 2)),
     "bernoulli": Bernoulli(3),
@@ -97,7 +99,8 @@ def random_policy(
     inputs = encoder.size if encoder else OBSERVATION_SIZE
     if isinstance(distribution, DiagonalGaussian):
         size = distribution.action_size
-        policy = GaussianPolicy(inputs, size, initial_log_std=-0.5, min_log_std=-3.0, encoder=encoder, **shape)
+        shape |= {"initial_log_std": -0.5, "min_log_std": -3.0, "encoder": encoder, "distribution": distribution}
+        policy = GaussianPolicy(inputs, size, **shape)
     else:
         policy = LogitPolicy(inputs, distribution, encoder=encoder, **shape)
     policy.to(dtype)
@@ -185,8 +188,54 @@ def kl_rounding(distribution: Distribution) -> float:
     return 2 * (2 + 2) * distribution.action_size * torch.finfo(torch.float64).eps
 
 
-def components(distribution: Distribution, parameters: Tensor) -> list[td.Distribution]:
+class CensoredNormal:
+    """A normal clipped to limits, from torch's density and tails; what lies inside by quadrature over its bulk."""
+
+    def __init__(self, drawn: td.Normal, low: float, high: float, nodes: int = 64) -> None:
+        self.drawn, self.low, self.high = drawn, low, high
+        places, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(nodes))
+        mean, std = drawn.mean.detach(), drawn.stddev.detach()
+        first, last = (torch.clamp(mean + side * 9 * std, low, high) for side in (-1, 1))
+        half = (last - first) / 2
+        self.places = torch.cat(
+            [mean.new_tensor([[low], [high]]).expand(2, len(mean)), self.across(places, first, half)]
+        )
+        self.weights = torch.cat([mean.new_ones(2, len(mean)), weights[:, None] * half])
+
+    @staticmethod
+    def across(places: Tensor, first: Tensor, half: Tensor) -> Tensor:
+        return first + half * (1 + places[:, None])
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        below, above = (
+            torch.special.log_ndtr(side * (limit - self.drawn.mean) / self.drawn.stddev)
+            for side, limit in ((1, self.low), (-1, self.high))
+        )
+        inside = self.drawn.log_prob(actions)
+        return torch.where(actions <= self.low, below, torch.where(actions >= self.high, above, inside))
+
+    def entropy(self) -> Tensor:
+        return self.drawn.entropy()  # of the draws, as the package has it
+
+    def kl(self, other: "CensoredNormal") -> Tensor:
+        ours = self.log_prob(self.places)
+        return (self.weights * ours.exp() * (ours - other.log_prob(self.places))).sum(0)
+
+    def actions_and_weights(self) -> tuple[Tensor, Tensor]:
+        return self.places[:, 0], (self.weights * self.log_prob(self.places).exp())[:, 0]
+
+
+def kl_gradient_rounding(distribution: Distribution) -> float:
+    """How far from 0 a derivative of the KL may come out at θ_old: those of clipped normals are sums that cancel."""
+    return 1e-15 if isinstance(distribution, CensoredGaussian) else 0.0
+
+
+def components(distribution: Distribution, parameters: Tensor) -> list[Any]:
     """The product of torch.distributions that `parameters` (N, D) stand for, one factor per action dimension."""
+    if isinstance(distribution, CensoredGaussian):
+        normals = components(DiagonalGaussian(distribution.action_size), parameters)
+        cut = zip(normals, distribution.low, distribution.high, strict=True)
+        return [CensoredNormal(drawn, low, high) for drawn, low, high in cut]
     if isinstance(distribution, DiagonalGaussian):
         means, log_stds = parameters.chunk(2, dim=-1)
         pairs = zip(means.unbind(-1), log_stds.exp().unbind(-1), strict=True)
@@ -203,7 +252,7 @@ def log_prob(distribution: Distribution, parameters: Tensor, actions: Tensor) ->
 
 def kl(distribution: Distribution, old: Tensor, new: Tensor) -> Tensor:
     pairs = zip(components(distribution, old), components(distribution, new), strict=True)
-    return sum(td.kl_divergence(p, q) for p, q in pairs)
+    return sum(p.kl(q) if isinstance(p, CensoredNormal) else td.kl_divergence(p, q) for p, q in pairs)
 
 
 def entropy(distribution: Distribution, parameters: Tensor) -> Tensor:
@@ -235,11 +284,25 @@ def actions_and_weights(distribution: Distribution, parameters: Tensor) -> tuple
 
 def dense_metric(distribution: Distribution, parameters: Tensor) -> Tensor:
     """M (D, D) of one row of parameters (D,) as the covariance of the score, E[∇log π ∇log πᵀ]."""
+    if isinstance(distribution, CensoredGaussian):
+        return dense_censored_metric(distribution, parameters)
     actions, weights = actions_and_weights(distribution, parameters)
     score = torch.autograd.functional.jacobian(
         lambda y: log_prob(distribution, y.expand(len(actions), -1), actions), parameters
     )
     return score.T @ (weights.unsqueeze(-1) * score)
+
+
+def dense_censored_metric(distribution: CensoredGaussian, parameters: Tensor) -> Tensor:
+    """M (D, D) of clipped normals, a block of two for each dimension."""
+    size, metric = distribution.action_size, parameters.new_zeros(len(parameters), len(parameters))
+    for i, (low, high) in enumerate(zip(distribution.low, distribution.high, strict=True)):
+        block, one = [i, size + i], CensoredGaussian(1, (low,), (high,))
+        actions, weights = components(one, parameters[block].unsqueeze(0))[0].actions_and_weights()
+        rows = parameters[block].detach().expand(len(actions), -1).clone().requires_grad_()
+        (score,) = torch.autograd.grad(log_prob(one, rows, actions.unsqueeze(-1)).sum(), rows)
+        metric[np.ix_(block, block)] = score.T @ (weights.unsqueeze(-1) * score)
+    return metric
 
 
 def dense_fisher(policy: Policy, theta: Tensor, observations: Tensor) -> Tensor:

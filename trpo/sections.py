@@ -69,7 +69,9 @@ class PolicyConfig(Section):
     initial_log_std: float = key(-1.0, "log σ of a Gaussian policy at the start", at_most=5.0)
     min_log_std: float = key(-2.3, "smooth floor under log σ", at_least=-20.0)
     bounds: str = key(
-        "clip", "of continuous actions: clip what is drawn outside, or squash all by tanh", choices=("clip", "tanh")
+        "clip",
+        "of continuous actions: clip what is drawn outside, and censor: compare what is sent; or squash all by tanh",
+        choices=("clip", "censor", "tanh"),
     )
     std: str = key("shared", "of a Gaussian policy: shared by all states, or of the state", choices=("shared", "state"))
     final_std_scale: float = key(1.0, "what σ is multiplied by by the end, a step an iteration; 1: nothing", above=0.0)

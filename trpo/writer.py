@@ -127,6 +127,7 @@ class DirectoryWriter:
             "old_parameters": batch.old_parameters,
             **iteration.surrogate.columns,
             **getattr(iteration.surrogate, "constants", dict)(),
+            **getattr(policy.distribution, "constants", dict)(),
             "theta_old": theta,
             "theta_new": flatten(policy),  # the normaliser is not part of θ
         }

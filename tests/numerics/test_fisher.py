@@ -1,5 +1,3 @@
-from functools import partial
-
 import oracles
 import pytest
 import torch
@@ -15,7 +13,7 @@ OBSERVATIONS = normal(7, oracles.OBSERVATION_SIZE, seed=1)
 def gauss_newton(policy):
     theta = flatten(policy).requires_grad_()
     y = oracles.at(policy, theta, OBSERVATIONS)
-    return gauss_newton_product(y, theta, partial(policy.distribution.metric_product, y.detach()))
+    return gauss_newton_product(y, theta, policy.distribution.metric(y.detach()))
 
 
 def hessian(policy):

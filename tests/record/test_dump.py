@@ -14,9 +14,10 @@ from trpo.record.dump import write_dump
 
 FOUR_ITERATIONS = ("run.total_steps=320", "run.steps_per_iteration=64", "run.evaluation_episodes=0")
 ALWAYS = {"observations", "old_parameters", "theta_old", "theta_new", "description"}
-OF_THE_SURROGATE = {"bounds", "action_values_theta", "action_values_centres", "squashed", "entropy_weight"}
+NO_ROWS = {"censored_at", "bounds", "action_values_theta", "action_values_centres", "squashed", "entropy_weight"}
 SURROGATES = {  # its overrides, and what only it dumps
     "score": ([], {"actions", "old_log_probs", "advantages"}),
+    "censored": (["policy.bounds=censor"], {"censored_at", "actions", "old_log_probs", "advantages"}),
     "pathwise": (
         *[["trust_region.surrogate=pathwise", "action_values.warm_up=0", "action_values.hidden_sizes=[9,7]"]],
         {"noise", "old_action_values", "bounds", "action_values_theta"},
@@ -24,9 +25,9 @@ SURROGATES = {  # its overrides, and what only it dumps
     "binned": (
         [
             *("trust_region.surrogate=pathwise", "action_values.warm_up=0", "action_values.hidden_sizes=[9,7]"),
-            "action_values.bins=12",
+            *("action_values.bins=12", "policy.bounds=censor"),
         ],
-        {"noise", "old_action_values", "bounds", "action_values_theta", "action_values_centres"},
+        {"censored_at", "noise", "old_action_values", "bounds", "action_values_theta", "action_values_centres"},
     ),
     "squashed": (
         [
@@ -83,7 +84,7 @@ def test_every_iteration_is_a_file_that_loads_without_pickle(run, files, surroga
         kinds = {array.dtype.kind for name, array in arrays.items() if name not in ("description", "squashed")}
         assert kinds == {"f"}
         assert all(np.isfinite(array).all() for name, array in arrays.items() if name != "description")
-        a_row_each = set(arrays) - {"theta_old", "theta_new", "description", *OF_THE_SURROGATE}
+        a_row_each = set(arrays) - {"theta_old", "theta_new", "description", *NO_ROWS}
         assert {len(arrays[name]) for name in a_row_each} == {64}
 
 

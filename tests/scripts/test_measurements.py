@@ -184,7 +184,7 @@ def test_shares_of_the_bound(tmp_path):
     assert max(found) != 1.0
 
 
-@pytest.mark.parametrize(("bounds", "share"), [("clip", 0.617), ("tanh", 0.0)])
+@pytest.mark.parametrize(("bounds", "share"), [("clip", 0.617), ("censor", 0.617), ("tanh", 0.0)])
 def test_how_often_a_bound_is_met(bounds, share, tmp_path):
     """A normal of σ = 2 around nearly 0 lies outside ±1 in 62 per cent of its draws; its tanh is inside."""
     directory = tmp_path / "pendulum" / bounds / "seed0"

@@ -23,7 +23,7 @@ from trpo.update.surrogates import Score, pieces
 from trpo.update.trust_region import trust_region_step
 
 WIDE = Clip(torch.tensor([[-1e9], [1e9]], dtype=torch.float64))
-DISCRETE = {name: distribution for name, distribution in DISTRIBUTIONS.items() if name != "gaussian"}
+DISCRETE = {name: distribution for name, distribution in DISTRIBUTIONS.items() if "gaussian" not in name}
 
 
 class Bowl:

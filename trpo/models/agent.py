@@ -109,6 +109,8 @@ def make_agent(config: Config, observations: Spec, distribution: Distribution, l
     Raises `UserError` where the configuration names an observation that is not there.
     """
     generator = seeds.generator(config.seed, seeds.Role.NETWORKS)
+    bounds = None if limits is None else BOUNDS[config.policy.bounds](limits)
+    distribution = distribution if bounds is None else bounds.distribution()
     observations, memory = with_carried(observations, config, distribution)
     agent = Agent(
         critic=make_critic(config.critic, observations, generator),
@@ -116,7 +118,7 @@ def make_agent(config: Config, observations: Spec, distribution: Distribution, l
         normalizer=make_normalizer(observations) if config.normalize.observations else None,
         reward_scale=RewardScale() if config.normalize.rewards else None,
         memory=memory,
-        bounds=None if limits is None else BOUNDS[config.policy.bounds](limits),
+        bounds=bounds,
     )
     if isinstance(agent.normalizer, LeafNormalizers):
         for module in agent.modules():
@@ -185,6 +187,7 @@ def make_policy(
         return GAUSSIANS[config.std](
             width(encoder, observations),
             distribution.action_size,
+            distribution=distribution,
             initial_log_std=config.initial_log_std,
             min_log_std=config.min_log_std,
             **network,

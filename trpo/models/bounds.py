@@ -1,7 +1,8 @@
 """Bounds of continuous actions, in the policy's units: what is drawn outside is clipped, or tanh leaves nothing there.
 
-Either way log-probs, ratio and KL are those of the action as it was drawn: both maps are the same for all θ, so of a
-squashed action the ratio and the KL are those of the drawn one (the slopes cancel).
+Log-probs, ratio and KL are those of the action as it was drawn. Of a squashed one they are those of what is sent, too:
+the map is the same for all θ, and its slopes cancel. Of a clipped one they are not; `Censor` clips and compares what is
+sent.
 """
 
 import math
@@ -9,6 +10,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from trpo.models.censored_gaussian import censored_within
+from trpo.models.distributions import DiagonalGaussian
 
 
 def clipped(actions: Tensor, limits: Tensor) -> Tensor:
@@ -38,6 +42,10 @@ class Bounds(Protocol):
 
     def log_slope(self, actions: Tensor) -> Tensor:
         """Return log |∂ inside / ∂ actions| (N,) summed over dimensions: what it adds to the entropy of one draw."""
+        ...
+
+    def distribution(self) -> DiagonalGaussian:
+        """Return the normals that actions are drawn from, and by which they are compared."""
         ...
 
     def constants(self) -> dict[str, Tensor]:
@@ -70,9 +78,21 @@ class Clip(nn.Module):
         """Return zeros (N,)."""
         return torch.zeros_like(actions[..., 0])
 
+    def distribution(self) -> DiagonalGaussian:
+        """Return plain normals: an action is what was drawn."""
+        return DiagonalGaussian(self.limits.shape[1])
+
     def constants(self) -> dict[str, Tensor]:
         """Return the limits."""
         return {"bounds": self.limits}
+
+
+class Censor(Clip):
+    """Clips, and an action is what is sent: as probable as all the draws that become it."""
+
+    def distribution(self) -> DiagonalGaussian:
+        """Return normals censored at the limits."""
+        return censored_within(self.limits)
 
 
 class Tanh(Clip):
@@ -106,4 +126,4 @@ class Tanh(Clip):
         return {"bounds": self.limits, "squashed": self.squashed}
 
 
-BOUNDS: dict[str, type[Clip]] = {"clip": Clip, "tanh": Tanh}
+BOUNDS: dict[str, type[Clip]] = {"clip": Clip, "censor": Censor, "tanh": Tanh}

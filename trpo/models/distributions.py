@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from trpo.numerics.fisher import Product
+
 
 class Distribution(Protocol):
     """What a policy needs to know about its action distribution."""
@@ -52,8 +54,8 @@ class Distribution(Protocol):
         """Return one action per row (N, A), a function of the parameters and of `noise`."""
         ...
 
-    def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
-        """Return Mu (N, D) for u (N, D), with M the metric at `parameters`."""
+    def metric(self, parameters: Tensor) -> Product:
+        """Return the map of u (N, D) to Mu (N, D), with M the metric at `parameters`: what u does not change, once."""
         ...
 
 
@@ -106,11 +108,15 @@ class DiagonalGaussian:
         mean, log_std = parameters.chunk(2, dim=-1)
         return mean + log_std.exp() * noise
 
-    def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
-        """Return [u_μ / σ², 2 u_{log σ}]."""
-        log_std = parameters.chunk(2, dim=-1)[1]
-        u_mean, u_log_std = u.chunk(2, dim=-1)
-        return torch.cat([u_mean * torch.exp(-2 * log_std), 2 * u_log_std], dim=-1)
+    def metric(self, parameters: Tensor) -> Product:
+        """Return u ↦ [u_μ / σ², 2 u_{log σ}]."""
+        precision = torch.exp(-2 * parameters.chunk(2, dim=-1)[1])
+
+        def product(u: Tensor) -> Tensor:
+            u_mean, u_log_std = u.chunk(2, dim=-1)
+            return torch.cat([u_mean * precision, 2 * u_log_std], dim=-1)
+
+        return product
 
 
 @dataclass(frozen=True)
@@ -172,17 +178,25 @@ class Categorical:
         """Return argmax(logits − log E): the Gumbel trick without a normalisation."""
         return self.mode(parameters - noise.log())
 
-    def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
-        """Return p∘u − p(pᵀu) in each dimension, with u counted from that of the most probable choice.
+    def metric(self, parameters: Tensor) -> Product:
+        """Return u ↦ p∘u − p(pᵀu) in each dimension, with u counted from that of the most probable choice.
 
         What all of u have in common drops out. Where one p is nearly 1, pᵀu is nearly its u, and of the difference of
         two such numbers only rounding would be left: in float32 the product was wrong, and uᵀMu negative.
         """
-        products = []
-        for logits, part in zip(parameters.split(self.sizes, dim=-1), u.split(self.sizes, dim=-1), strict=True):
-            p, d = torch.softmax(logits, dim=-1), part - part.gather(-1, logits.argmax(-1, keepdim=True))
-            products.append(p * (d - (p * d).sum(-1, keepdim=True)))
-        return torch.cat(products, dim=-1)
+        dimensions = [
+            (torch.softmax(logits, dim=-1), logits.argmax(-1, keepdim=True))
+            for logits in parameters.split(self.sizes, dim=-1)
+        ]
+
+        def product(u: Tensor) -> Tensor:
+            products = []
+            for (p, most), part in zip(dimensions, u.split(self.sizes, dim=-1), strict=True):
+                d = part - part.gather(-1, most)
+                products.append(p * (d - (p * d).sum(-1, keepdim=True)))
+            return torch.cat(products, dim=-1)
+
+        return product
 
 
 @dataclass(frozen=True)
@@ -228,6 +242,7 @@ class Bernoulli:
         """Return U < sigmoid(logit)."""
         return (noise < torch.sigmoid(parameters)).to(parameters.dtype)
 
-    def metric_product(self, parameters: Tensor, u: Tensor) -> Tensor:
-        """Return p(1 − p)u."""
-        return torch.sigmoid(parameters) * torch.sigmoid(-parameters) * u
+    def metric(self, parameters: Tensor) -> Product:
+        """Return u ↦ p(1 − p)u."""
+        variance = torch.sigmoid(parameters) * torch.sigmoid(-parameters)
+        return lambda u: variance * u

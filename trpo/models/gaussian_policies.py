@@ -34,9 +34,10 @@ class Gaussian(Policy):
         min_log_std: float,
         generator: torch.Generator,
         encoder: nn.Module | None = None,
+        distribution: DiagonalGaussian | None = None,
     ) -> None:
         super().__init__()
-        self.distribution, self.encoder = DiagonalGaussian(action_size), encoder
+        self.distribution, self.encoder = distribution or DiagonalGaussian(action_size), encoder
         self.min_log_std = min_log_std
         self.register_buffer("shift", torch.zeros(()))
         sizes = (observation_size, *hidden_sizes, self.outputs * action_size)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trpo.config import Config
+from trpo.models.censored_gaussian import CensoredGaussian
 from trpo.models.distributions import Categorical, Distribution
 from trpo.models.observations import (
     CRITIC_STATE,
@@ -56,6 +57,8 @@ class Remembered(NamedTuple):
         return news | ({PREVIOUS_ACTION: self._as_numbers(actions)} if self.action else {})
 
     def _as_numbers(self, actions: Tensor) -> Tensor:
+        if isinstance(self.distribution, CensoredGaussian):
+            return self.distribution.sent(actions)  # or what cannot be told from what is sent would change what follows
         if not isinstance(self.distribution, Categorical):
             return actions
         parts = zip(actions.long().unbind(-1), self.distribution.sizes, strict=True)

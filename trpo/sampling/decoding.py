@@ -8,8 +8,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from trpo.models.bounds import clipped
-
-WIDEST_BOUND = 1e30  # wider bounds are somebody's way to write infinity
+from trpo.models.censored_gaussian import WIDEST_BOUND
 
 
 def torch_dtype(dtype: Any) -> torch.dtype:

@@ -8,7 +8,7 @@ There is one K: line search, Hessian form of F, first-order check and logs all g
 """
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -141,8 +141,7 @@ class Objective:
         parameters = self._parameters_at_theta(piece)
         if self.fisher == "hessian":
             return hessian_product(self.divergence(parameters, piece).mean(), self.theta)
-        metric_product = partial(self.distribution.metric_product, parameters.detach())
-        return gauss_newton_product(parameters, self.theta, metric_product)
+        return gauss_newton_product(parameters, self.theta, self.distribution.metric(parameters.detach()))
 
     def _parameters_at_theta(self, piece: Piece) -> Tensor:
         if len(self.pieces) == 1:

@@ -70,7 +70,7 @@ class PolicyConfig(Section):
     min_log_std: float = key(-2.3, "smooth floor under log σ", at_least=-20.0)
     bounds: str = key(
         "clip",
-        "of continuous actions: clip what is drawn outside, and censor: compare what is sent; or squash all by tanh",
+        "of continuous actions: clip what is drawn outside; censor: clip, and compare what is sent; tanh: squash all",
         choices=("clip", "censor", "tanh"),
     )
     std: str = key("shared", "of a Gaussian policy: shared by all states, or of the state", choices=("shared", "state"))

@@ -54,7 +54,7 @@ def test_what_is_remembered_of_an_action_is_all_that_the_environment_knows_of_it
 
 
 def test_a_step_is_as_long_as_what_is_sent_allows():
-    """What is bounded is the KL of what is sent; that of the draws is larger, here by two thirds."""
+    """What is bounded is the KL of what is sent; that of the draws is larger, here beyond the bound."""
     with closing(Trainer(compose(*WIDE, "policy.bounds=censor"))) as trainer:
         trainer.warm_up()
         policy, rollout = trainer.agent.policy, trainer.collect()

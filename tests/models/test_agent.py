@@ -7,6 +7,7 @@ import torch
 
 from trpo.config import Config, CriticConfig, EnvConfig, NormalizeConfig, PolicyConfig, UserError
 from trpo.models.agent import make_agent
+from trpo.models.censored_gaussian import CensoredGaussian
 from trpo.models.distributions import Bernoulli, Categorical, DiagonalGaussian
 from trpo.models.gaussian_policies import GaussianPolicy
 from trpo.models.networks import LogitPolicy
@@ -133,6 +134,17 @@ def test_the_policy_fits_the_distribution(distribution):
     assert agent.policy.distribution == distribution
     assert agent.policy(observations()).shape == (50, distribution.parameter_size)
     assert agent.critic(observations()).shape == (50,)
+
+
+@pytest.mark.parametrize(("network", "std"), [("", "shared"), ("", "state"), ("own_networks:Plain", "shared")])
+@pytest.mark.parametrize("bounds", ["clip", "censor", "tanh"])
+def test_a_policy_knows_by_what_its_actions_are_compared(bounds, network, std):
+    """One of one's own, too."""
+    limits = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
+    config = dataclasses.replace(SMALL, policy=PolicyConfig(hidden_sizes=(8,), bounds=bounds, network=network, std=std))
+    made = make_agent(config, Leaf(Kind.VECTOR, (3,)), DiagonalGaussian(2), limits)
+    expected = CensoredGaussian(2, (-1.0, -1.0), (1.0, 1.0)) if bounds == "censor" else DiagonalGaussian(2)
+    assert made.policy.distribution == expected
 
 
 def test_a_gaussian_policy_starts_with_the_configured_deviation():

@@ -15,6 +15,8 @@ from trpo.models.observations import Observations
 class Gaussian(Policy):
     """What both kinds have: log σ = floor + softplus(ρ) + shift.
 
+    `distribution` says by what its actions are compared; without one, as they were drawn.
+
     ρ is learned. A floor that is smooth has a gradient, where a clamp would cut the dimension out of the Fisher matrix
     and never let σ grow again. The shift is part of the state and not of θ: `policy.final_std_scale` moves it.
     """

@@ -161,8 +161,14 @@ def test_every_public_name_is_there():
     assert trpo.__all__ == sorted(trpo.__all__)
 
 
-def test_importing_trpo_imports_no_gymnasium_no_hydra_and_no_tensorboard():
-    heavy = {"envpool", "gymnasium", "hydra", "omegaconf", "tensorboard", "matplotlib", "mujoco"}
-    program = f"import sys, trpo; print(trpo.__file__, *({heavy} & sys.modules.keys()))"
+LATE = {  # what takes long to import, and comes when it is asked for
+    "trpo": {"envpool", "gymnasium", "hydra", "matplotlib", "mujoco", "omegaconf", "tensorboard", "torch._dynamo"},
+    "trpo.commands.train": {"envpool", "matplotlib", "optuna", "pandas", "tensordict", "torch._dynamo"},
+}
+
+
+@pytest.mark.parametrize("module", LATE)
+def test_what_takes_long_is_not_imported_before_it_is_needed(module):
+    program = f"import sys, {module}; print(trpo.__file__, *({LATE[module]} & sys.modules.keys()))"
     answer = subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True)
     assert answer.stdout.split() == [trpo.__file__]

@@ -10,7 +10,6 @@ from trpo.keys import flat
 from trpo.numerics.params import flatten
 from trpo.record import checkpoint, run_directory
 from trpo.record.dump import write_dump
-from trpo.record.figures import draw_profile
 from trpo.record.logger import Logger
 from trpo.record.progress import Progress
 from trpo.record.run_directory import write_json
@@ -114,6 +113,8 @@ class DirectoryWriter:
 
     def _profile(self, profile: Profile) -> None:
         write_json(self.directory / run_directory.PROFILES / f"{self._name}.json", profile._asdict())
+        from trpo.record.figures import draw_profile  # matplotlib takes a third of a second of a process's start
+
         figure = draw_profile(profile._asdict(), f"iteration {self.trainer.iteration}")
         self.logger.draw("profile/step", figure, env_steps=self.trainer.env_steps)
 

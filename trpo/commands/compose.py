@@ -1,5 +1,6 @@
 """From overrides to typed configurations; with `launch`, the only module that knows Hydra."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -121,8 +122,9 @@ def to_config(composed: DictConfig) -> Config:
     return config
 
 
+@functools.cache
 def register_schema() -> None:
-    """Give Hydra the dataclasses of the configuration and the resolver of directory names."""
+    """Give Hydra the dataclasses of the configuration and the resolver of directory names, once a process."""
     ConfigStore.instance().store(name="schema", node=make_schema())
     OmegaConf.register_new_resolver("slug", slug, replace=True)
 

@@ -5,15 +5,17 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams, scalar
 
 from trpo.record import mirror
 from trpo.record.run_directory import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def tags(group: str, *names: str) -> list[str]:
@@ -101,6 +103,6 @@ class Logger:
         """Bring the rows to disk, where a machine that crashes does not lose them. Raises `OSError` if it is full."""
         os.fsync(self.file.fileno())  # what `write` has flushed
 
-    def draw(self, tag: str, figure: Figure, *, env_steps: int) -> None:
+    def draw(self, tag: str, figure: "Figure", *, env_steps: int) -> None:
         """Write a figure."""
         self.writer.add_figure(tag, figure, env_steps, close=False)

@@ -49,8 +49,8 @@ def help_text() -> str:
             *key_lines,
             "",
             "hydra.run.dir=DIR chooses the run directory, hydra.sweep.dir=DIR that of a sweep. --config-dir DIR adds a",
-            "directory with task/NAME.yaml of your own, and _task_surrogate/NAME_SURROGATE.yaml for what comes with both",
-            "words alone. --hydra-help explains Hydra's other flags.",
+            "directory with task/NAME.yaml of your own, and _task_surrogate/NAME_SURROGATE.yaml for what comes with",
+            "both words alone. --hydra-help explains Hydra's other flags.",
             "Exit codes: 0 finished, 1 a run failed, 2 a mistake on the command line, 129, 130, 140 or 143 saved and",
             "stopped by SIGHUP (a closed terminal), Ctrl-C, SIGUSR2 or SIGTERM.",
         ]

@@ -110,8 +110,9 @@ def draw(results: Results, contestants: Sequence[str], tasks: Sequence[str], fil
     for axes, task in zip(grid.flat, chosen, strict=False):
         draw_task(axes, results, contestants, task)
     lines = {line.get_label(): line for axes in grid.flat for line in axes.get_legend_handles_labels()[0]}
-    figure.legend(lines.values(), lines.keys(), loc="lower center", ncol=len(lines), frameon=False)
-    figure.tight_layout(rect=(0, 0.1 / rows, 1, 1))
+    across = min(2 * columns, len(lines))  # names of as many fit into the figure
+    figure.legend(lines.values(), lines.keys(), loc="lower center", ncol=across, frameon=False)
+    figure.tight_layout(rect=(0, 0.1 * -(-len(lines) // across) / rows, 1, 1))
     figure.savefig(file, dpi=110)
     plt.close(figure)
 

@@ -237,6 +237,14 @@ def test_the_learning_curve_is_the_mean_of_the_seeds_with_a_t_interval_where_all
     assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(15 + half)
 
 
+def test_without_a_whole_episode_the_learning_curves_say_so():
+    (panel,) = draw_learning({"a": [returned((0, 0.0))._replace(rows=[{"env_steps": 100}])]}).axes
+    assert [text.get_text() for text in panel.texts] == ["no episode of training has ended"]
+    assert not [*panel.get_xticks(), *panel.get_yticks()]
+    (panel,) = draw_learning({"a": [returned((0, 0.0))]}).axes
+    assert not panel.texts
+
+
 def test_a_seed_that_stopped_early_ends_the_mean_and_no_curve_of_another():
     stopped = returned((0, 0.0), (40, 40.0))._replace(status="stopped")
     (panel,) = draw_learning({"a": [returned((0, 5.0), (100, 5.0)), stopped]}).axes

@@ -37,6 +37,9 @@ def draw_learning(groups: Groups) -> Figure:
     panel = figure.subplots()
     for label, runs in groups.items():
         draw_band(panel, label, runs)
+    if not panel.lines:
+        panel.text(0.5, 0.5, "no episode of training has ended", ha="center", transform=panel.transAxes)
+        panel.set(xticks=[], yticks=[])
     set_limits(panel)
     panel.set(xlabel="environment steps", ylabel="return of training episodes")
     decorate(panel)

@@ -50,6 +50,15 @@ def rows(directory):
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
+def has_rows(directory, count):
+    """Whether a run that goes on has written so many rows; a part of the next one may be there."""
+    return has_lines(directory / "metrics.jsonl", count)
+
+
+def has_lines(file, count):
+    return file.exists() and file.read_bytes().count(b"\n") >= count
+
+
 def fingerprints(directory):
     return [row["fingerprint"] for row in rows(directory)]
 

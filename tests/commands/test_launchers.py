@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from tiny_runs import TINY, environment_variables, everything_below, fingerprints, refusal, rows, summary
+from tiny_runs import TINY, environment_variables, everything_below, fingerprints, has_rows, refusal, rows, summary
 
 from trpo.commands import elsewhere
 from trpo.commands.compose import compose_jobs, one_line, register_schema
@@ -57,8 +57,7 @@ def wait_until(happened, process):
 
 
 def under_way(*jobs):
-    files = [Path("sweep", str(job), "metrics.jsonl") for job in jobs]
-    return lambda: all(file.exists() and file.read_text().count("\n") >= 2 for file in files)
+    return lambda: all(has_rows(Path("sweep", str(job)), 2) for job in jobs)
 
 
 def one_after_the_other(*arguments):

@@ -1,5 +1,6 @@
 """The command `trpo-search`, end to end: trials, what becomes of them, and what is left at the end."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,7 +14,18 @@ import optuna
 import pytest
 import yaml
 from same_runs import assert_same_run
-from tiny_runs import TINY, compose, environment_variables, fingerprints, process, refusal, rows, summary, train_tiny
+from tiny_runs import (
+    TINY,
+    compose,
+    environment_variables,
+    fingerprints,
+    has_rows,
+    process,
+    refusal,
+    rows,
+    summary,
+    train_tiny,
+)
 from tiny_searches import (
     KL,
     PAID,
@@ -367,29 +379,29 @@ def test_without_optuna_the_extra_is_named(monkeypatch):
     assert refusal(search, "task=cartpole", KL) == "trpo-search: trpo-search needs optuna: pip install 'trpo[search]'"
 
 
-def shell(*arguments, cwd):
-    """The same command in a process and a group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        cwd=cwd,
-        env=environment_variables(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.fixture
+def shell(elsewhere):
+    """Starts the same command in a process and a group of its own, and sees to the end of all of them."""
+    started = []
+
+    def start(*arguments):
+        command = [sys.executable, "-c", PROGRAM, *arguments]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, env=environment_variables(), start_new_session=True, **streams))
+        return started[-1]
+
+    yield start
+    for one in started:
+        with one, contextlib.suppress(ProcessLookupError):
+            os.killpg(one.pid, signal.SIGKILL)
 
 
-def wait_until(happened, shells, seconds=60):
+def wait_until(happened, one, seconds=60):
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, "nothing happened"
-        assert any(one.poll() is None for one in shells), [one.communicate() for one in shells]
+        assert one.poll() is None, one.communicate()
         time.sleep(0.02)
-
-
-def rows_of(directory):
-    return len(rows(directory)) if (directory / "metrics.jsonl").exists() else 0
 
 
 @pytest.mark.slow
@@ -401,11 +413,11 @@ def test_a_search_goes_on_though_nobody_reads_how_its_trials_end(elsewhere, unre
 
 
 @pytest.mark.slow
-def test_a_search_whose_process_is_killed_goes_on_to_the_same_end(elsewhere):
+def test_a_search_whose_process_is_killed_goes_on_to_the_same_end(elsewhere, shell):
     words = ("task=cartpole", *TINIER, "run.total_steps=640", "run.checkpoint_every=64", KL)
     assert search(line(*words, trials=3, seeds=1, storage="whole/x.log")) == 0
-    one = shell(*line(*words, trials=3), cwd=elsewhere)
-    wait_until(lambda: rows_of(elsewhere / "s/x/trial_0001/seed0") > 9, [one])
+    one = shell(*line(*words, trials=3))
+    wait_until(lambda: has_rows(elsewhere / "s/x/trial_0001/seed0", 10), one)
     one.kill()
     one.communicate()
     assert search(line(*words, trials=3)) == 0
@@ -420,9 +432,9 @@ def test_a_search_whose_process_is_killed_goes_on_to_the_same_end(elsewhere):
 
 
 @pytest.mark.slow
-def test_two_shells_with_two_workers_each_end_with_just_as_many_trials_as_asked_for(elsewhere):
+def test_two_shells_with_two_workers_each_end_with_just_as_many_trials_as_asked_for(elsewhere, shell):
     words = line(*PAID, PAY, trials=30)
-    shells = [shell(*words, "--workers=2", cwd=elsewhere) for _ in range(2)]
+    shells = [shell(*words, "--workers=2") for _ in range(2)]
     ended = [one.communicate(timeout=120) for one in shells]
     assert [one.returncode for one in shells] == [0, 0], ended
     trials = trials_of(elsewhere)
@@ -435,11 +447,11 @@ def test_two_shells_with_two_workers_each_end_with_just_as_many_trials_as_asked_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_all_workers_and_every_run_is_saved(number, code, elsewhere):
+def test_a_signal_stops_all_workers_and_every_run_is_saved(number, code, elsewhere, shell):
     words = line("task=cartpole", *TINY, "run.total_steps=1000000", "run.evaluate_every=0", KL, trials=9)
-    one = shell(*words, "--workers=2", cwd=elsewhere)
+    one = shell(*words, "--workers=2")
     runs = [elsewhere / f"s/x/trial_000{number}/seed0" for number in (0, 1)]
-    wait_until(lambda: all(rows_of(run) > 2 for run in runs), [one])
+    wait_until(lambda: all(has_rows(run, 3) for run in runs), one)
     if number == signal.SIGINT:
         os.killpg(one.pid, number)  # as the terminal does
     else:
@@ -453,10 +465,10 @@ def test_a_signal_stops_all_workers_and_every_run_is_saved(number, code, elsewhe
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_leaves_its_trial_to_the_others(elsewhere):
+def test_a_worker_that_is_killed_leaves_its_trial_to_the_others(elsewhere, shell):
     words = line(*PAID, "run.total_steps=1280", PAY, trials=4)
-    one = shell(*words, "--workers=2", cwd=elsewhere)
-    wait_until(lambda: rows_of(elsewhere / "s/x/trial_0001/seed0") > 9, [one])
+    one = shell(*words, "--workers=2")
+    wait_until(lambda: has_rows(elsewhere / "s/x/trial_0001/seed0", 10), one)
     victim = trials_of(elsewhere)[1]
     os.kill(victim.user_attrs[WORKER][1], signal.SIGKILL)
     _, errors = one.communicate(timeout=120)

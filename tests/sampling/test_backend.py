@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_runs import TINY, checkpoints, environment_variables, rows, summary
+from tiny_runs import TINY, checkpoints, environment_variables, has_rows, rows, summary
 
 from trpo.commands.train import train
 from trpo.config import EnvConfig
@@ -188,7 +188,7 @@ def test_a_signal_to_the_whole_process_group_still_ends_with_the_iteration_saved
     )
     try:
         deadline = time.monotonic() + 30
-        while not (run / "metrics.jsonl").exists() or len(rows(run)) < 2:
+        while not has_rows(run, 2):
             assert training.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)

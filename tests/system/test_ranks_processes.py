@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from same_runs import assert_same_run
-from tiny_runs import TINY, agent_of, checkpoints, environment_variables, fingerprints, rows, summary
+from tiny_runs import TINY, agent_of, checkpoints, environment_variables, fingerprints, has_rows, rows, summary
 
 from trpo.commands.compose import load_config
 from trpo.commands.evaluate import evaluate as evaluate_command
@@ -70,11 +70,6 @@ def ended(process):
     output, errors = process.communicate(timeout=270)
     own = [line for line in errors.splitlines() if line.startswith(("trpo-train: ", "rank "))]
     return process.returncode, output.splitlines(), own, errors
-
-
-def has_rows(directory, count):
-    file = directory / "metrics.jsonl"
-    return file.exists() and file.read_text().count("\n") >= count
 
 
 def wait_until(condition, process):

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from tiny_runs import TINY, checkpoints, environment_variables, rows, summary
+from tiny_runs import TINY, checkpoints, environment_variables, has_lines, has_rows, rows, summary
 
 from trpo.record import checkpoint
 from trpo.system.signals import STOPPING, StopRequest
@@ -65,16 +65,12 @@ def stop(training, number, when):
     return training.communicate(timeout=30)[1]
 
 
-def has_lines(file, count):
-    return file.exists() and file.read_text().count("\n") >= count
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR2, 140)])
 def test_a_signal_ends_a_run_after_its_iteration_with_a_checkpoint_and_a_summary(number, code, start, tmp_path):
     run = tmp_path / "run"
     training = start("hydra.run.dir=run")
-    errors = stop(training, number, lambda: has_lines(run / "metrics.jsonl", 2))
+    errors = stop(training, number, lambda: has_rows(run, 2))
     assert (training.returncode, errors) == (code, "")
     assert summary(run)["exit_reason"] == number.name
     last = rows(run)[-1]
@@ -96,7 +92,7 @@ def test_a_terminal_that_is_closed_ends_a_run_as_a_signal_does_though_nothing_ca
     def shown_and_written():
         with contextlib.suppress(BlockingIOError):
             os.read(ours, 1 << 16)
-        return has_lines(run / "metrics.jsonl", 2)
+        return has_rows(run, 2)
 
     wait(training, shown_and_written)
     os.close(ours)
@@ -129,7 +125,7 @@ def test_a_signal_during_the_warm_up_still_leaves_a_checkpoint_and_a_summary(sta
 def test_a_signal_ends_a_sweep_after_the_job_under_way(start, tmp_path):
     first = tmp_path / "sweep" / "0"
     training = start("hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}", "seed=0,1", flags=["-m"])
-    errors = stop(training, signal.SIGTERM, lambda: has_lines(first / "metrics.jsonl", 2))
+    errors = stop(training, signal.SIGTERM, lambda: has_rows(first, 2))
     assert (training.returncode, errors) == (143, "")
     assert summary(first)["exit_reason"] == "SIGTERM"
     assert not (tmp_path / "sweep" / "1").exists()

@@ -10,7 +10,8 @@ A run is over when the mean of its last 20 training episodes has passed the task
 The clock starts with its process, imports included; runs follow each other, so that each has both cores to itself, and
 nothing else should run beside them. Everybody learns as their own project has it: this one with the task as shipped,
 Stable-Baselines3 and sb3-contrib with the settings of rl-baselines3-zoo (SAC with its defaults), tianshou's PPO with
-those of its MuJoCo example. A result is a line of OUTPUT; a second call does what is missing there.
+those of its MuJoCo example. A result is a line of OUTPUT; a second call does what is missing there. Seconds of another
+kind of machine are another table, so let a seed run on one.
 
 tianshou 2.0.1 asks for an older filelock than constraints.txt has, so install the peers without the constraints.
 """

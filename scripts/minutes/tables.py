@@ -17,20 +17,32 @@ TICKS = (1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
 
 
 def report(results: Results, minutes: float) -> str:
-    """Return the page: what is measured, the table, what everybody was run with, and where."""
+    """Return the page: what is measured, a table for every machine, and what everybody was run with."""
     shown = [name for name in CONTESTANTS if any(result["contestant"] == name for result in results)]
-    parts = [introduction(results, minutes), table(results, shown), told(shown), machines(results)]
-    return "\n\n".join(parts) + "\n"
+    tables = [f"{where(runs)}\n\n{table(runs, shown)}" for runs in by_machine(results)]
+    return "\n\n".join([introduction(minutes), *tables, told(shown)]) + "\n"
 
 
-def introduction(results: Results, minutes: float) -> str:
-    """Return what stands above the table."""
-    seeds = ", ".join(map(str, sorted({result["seed"] for result in results})))
+def by_machine(results: Results) -> list[Results]:
+    """Return the results of every machine, of the one with the most first: seconds compare on one machine only."""
+    machines = dict.fromkeys(result["machine"] for result in results)
+    groups = [[result for result in results if result["machine"] == machine] for machine in machines]
+    return sorted(groups, key=len, reverse=True)
+
+
+def where(runs: Results) -> str:
+    """Return the seeds that ran on a machine, and what it is."""
+    seeds = sorted({run["seed"] for run in runs})
+    return f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, {runs[0]['machine']}:"
+
+
+def introduction(minutes: float) -> str:
+    """Return what stands above the tables."""
     return (
         f"Seconds from the start of a process until the mean return of its last {WINDOW} training episodes, sampled "
         "actions, first passed a threshold, on two cores that it had to itself: medians over seeds, with how many of "
         f"them passed where not all did. “–, at N”: not within {minutes:g} minutes, or within its own number of steps "
-        f"where those were over before; N is where the mean was then. An empty cell: not run. Seeds: {seeds}."
+        f"where those were over before; N is where the mean was then. An empty cell: not run. A table for each machine."
     )
 
 
@@ -65,13 +77,9 @@ def told(contestants: Sequence[str]) -> str:
     return "\n".join(f"- {CONTESTANTS[name].title}: {CONTESTANTS[name].told}" for name in contestants)
 
 
-def machines(results: Results) -> str:
-    """Return the machine in one sentence, or one for each if the runs come from several."""
-    return " Also: ".join(f"{machine}." for machine in dict.fromkeys(result["machine"] for result in results))
-
-
 def draw(results: Results) -> Figure:
-    """Return a panel for every task: median and range over seeds, thresholds dashed."""
+    """Return a panel for every task: median and range over the seeds of the machine with the most runs, and thresholds."""
+    results = by_machine(results)[0]
     figure = Figure(figsize=(13, 7), layout="constrained")
     *panels, last = figure.subplots(2, 3).flat
     for panel, task in zip(panels, TASKS, strict=True):

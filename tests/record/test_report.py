@@ -320,7 +320,7 @@ def test_an_evaluation_before_the_end_of_a_run_is_no_final_one(run, sweep, tmp_p
 
 def test_damaged_metrics_are_read_up_to_the_damage_and_the_page_says_so(run, tmp_path):
     whole = (run / "metrics.jsonl").read_bytes()
-    (run / "metrics.jsonl").write_bytes(whole[:-100])
+    (run / "metrics.jsonl").write_bytes(whole[:-100] + b"\n")
     _, parsed = report(run, "--output", tmp_path / "out")
     assert parsed.texts["p"][0] == f"{run / 'metrics.jsonl'} is damaged at line 6: read up to there"
     assert parsed.tables[0][1][2] == "192"

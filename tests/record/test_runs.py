@@ -145,10 +145,22 @@ def test_metrics_are_read_up_to_their_damage_with_a_warning(damage, copy):
     change, number, left = DAMAGES[damage]
     file = copy / "metrics.jsonl"
     whole = rows(copy)
-    file.write_bytes(b"\n".join(change(file.read_bytes().splitlines())))
+    file.write_bytes(b"".join(line + b"\n" for line in change(file.read_bytes().splitlines())))
     run = read_run(copy)
     assert run.rows == whole[:left]
     assert run.warnings == [f"{file} is damaged at line {number}: read up to there"]
+
+
+@pytest.mark.parametrize("written", [1, 500, -1])
+def test_a_last_row_that_is_not_whole_yet_is_left_out_and_is_no_damage(written, copy):
+    """As a reader sees a run that goes on, or one that was killed; a whole row counts without the end of its line."""
+    file = copy / "metrics.jsonl"
+    *before, last = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(before) + last[:written])
+    run = read_run(copy)
+    assert len(run.rows) == len(before) + (written == -1)
+    within = f"{file} ends within line {len(before) + 1}, so its run goes on or was killed: read up to there"
+    assert run.warnings == ([] if written == -1 else [within])
 
 
 def test_metrics_without_a_row_are_no_damage(copy):

@@ -192,7 +192,7 @@ def test_the_cell_is_the_median_as_if_who_did_not_pass_took_for_ever():
 def test_the_page_has_a_row_for_every_threshold_and_only_who_ran(tmp_path, capsys):
     file = tmp_path / "minutes.jsonl"
     lines = [
-        result("tianshou-ppo", "halfcheetah", seconds=[70.0, None], final_mean=4000.0, machine="CPU B"),
+        result("tianshou-ppo", "halfcheetah", seconds=[70.0, None], final_mean=4000.0),
         result("score", "halfcheetah", seconds=[20.0, 40.0]),
         result("score", "hopper", seconds=[50.0]),
         result("sb3-sac", "ant", minutes=1.0),
@@ -209,10 +209,28 @@ def test_the_page_has_a_row_for_every_threshold_and_only_who_ran(tmp_path, capsy
         "| Hopper-v5, 2,500 | 50 |  |",
     ]
     assert "not within 10 minutes" in page
-    assert "Seeds: 0." in page
+    assert "\n\nSeed 0, CPU A:\n\n| environment" in page
     assert "`python -m trpo task=TASK surrogate=score seed=SEED env.backend=envpool run.threads=2" in page
-    assert page.endswith("CPU B. Also: CPU A.\n")
     assert (tmp_path / "out" / "page.png").stat().st_size > 10_000
+
+
+def test_seconds_of_different_machines_are_in_different_tables_the_one_with_the_most_runs_first():
+    fast = [result("score", seed=0, seconds=[10.0], machine="CPU A")]
+    slow = [result("score", seed=seed, seconds=[40.0], machine="CPU B") for seed in (2, 1)]
+    page = tables.report([*fast, *slow, result("sb3-ppo", seed=1, seconds=[80.0], machine="CPU B")], 10.0)
+    lines = [line for line in page.splitlines() if line.startswith(("Seed", "| Hopper")) and "start" not in line]
+    assert lines == [
+        "Seeds 1, 2, CPU B:",
+        "| Hopper-v5, 2,500 | 40 | 80 |",
+        "Seed 0, CPU A:",
+        "| Hopper-v5, 2,500 | 10 |  |",
+    ]
+
+
+def test_the_figure_is_of_the_machine_with_the_most_runs():
+    there = [result("score", seed=seed, machine="CPU B") for seed in (1, 2)]
+    figure = tables.draw([result("sb3-sac", machine="CPU A"), *there])
+    assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == ["trpo, score"]
 
 
 def test_without_results_there_is_no_page(tmp_path, capsys):

@@ -185,13 +185,16 @@ def read_profiles(directory: Path, warnings: list[str]) -> list[dict[str, Any]]:
 def read_rows(file: Path, warnings: list[str]) -> Rows:
     """Return the rows of a metrics file up to the first line that is not one, with a warning if there is one."""
     rows: Rows = []
-    lines = file.read_bytes().splitlines() if file.exists() else []
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             rows.append({**row, "env_steps": int(row["env_steps"])})
         except (ValueError, KeyError, TypeError, OverflowError):  # the last of steps without end
-            warnings.append(f"{file} is damaged at line {number}: read up to there")
+            where = f"is damaged at line {number}"
+            if not line.endswith(b"\n"):
+                where = f"ends within line {number}, so its run goes on or was killed"
+            warnings.append(f"{file} {where}: read up to there")
             break
     return rows
 

@@ -78,7 +78,7 @@ def told(contestants: Sequence[str]) -> str:
 
 
 def draw(results: Results) -> Figure:
-    """Return a panel for every task: median and range over the seeds of the machine with the most runs, and thresholds."""
+    """Return a panel for every task: median and range over seeds, of the machine with the most runs, and thresholds."""
     results = by_machine(results)[0]
     figure = Figure(figsize=(13, 7), layout="constrained")
     *panels, last = figure.subplots(2, 3).flat

@@ -241,24 +241,35 @@ def test_a_rank_that_dies_takes_the_job_down_with_its_cause(torchrun, tmp_path):
     assert not (run / "summary.json").exists()
 
 
+LONGER = ("run.total_steps=3300", "run.evaluate_every=0")
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    """A run that nobody disturbed, and that lasts until somebody could."""
+    directory = tmp_path_factory.mktemp("longer") / "run"
+    code, _, _, errors = ended(start(directory, *LONGER))
+    assert code == 0, errors
+    return directory
+
+
 @pytest.mark.parametrize("victim", [1, 0])
-def test_torchrun_restarts_from_the_last_checkpoint(victim, torchrun, tmp_path):
-    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
-    longer = ("run.total_steps=3300", "run.evaluate_every=0")
-    process = torchrun(run, *longer, "run.resume=auto", flags=("--max-restarts", 1))
+def test_torchrun_restarts_from_the_last_checkpoint(victim, torchrun, longer, tmp_path):
+    run = tmp_path / "run"
+    process = torchrun(run, *LONGER, "run.resume=auto", flags=("--max-restarts", 1))
     wait_until(lambda: has_rows(run, 3), process)
     kill_rank(process, victim)
     code, output, _, errors = ended(process)
     assert code == 0, errors
     assert sum("going on from" in line for line in output) == 1
-    assert ended(torchrun(undisturbed, *longer))[0] == 0
-    assert_same_run(run, undisturbed)
+    assert_same_run(run, longer)
 
 
 def test_an_environment_that_fails_on_one_rank_is_named_with_its_number(torchrun, tmp_path):
     of_environment_2 = seeds.integer(0, seeds.Role.ENVIRONMENTS, 2, 0)
     fault = ("env.id=broken:NaNReward-v0", f"+env.kwargs.seed={of_environment_2}")
-    code, _, own, errors = ended(torchrun(tmp_path / "run", *fault))
+    # Without evaluations: its episodes never end.
+    code, _, own, errors = ended(torchrun(tmp_path / "run", *fault, "run.evaluate_every=0"))
     assert code == 1
     assert "rank 1: the run failed" in own
     assert "reward of environment 2 is nan after its step 40 of this run" in errors

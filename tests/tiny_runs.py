@@ -20,6 +20,8 @@ from trpo.trainer import agent_for
 TESTS = Path(__file__).parent
 SCRIPTS = Path(sys.executable).parent
 
+PATIENCE = 180  # seconds for what takes a few: the machine may be slow, and busy with more than this
+
 # Two iterations of 32 steps after the 32 that warm the normalisers up.
 TINY = (
     "env.num_envs=2",
@@ -113,7 +115,7 @@ def process(*command, cwd, stdout=subprocess.PIPE):
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=180,
+        timeout=PATIENCE,
     )
 
 

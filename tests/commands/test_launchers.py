@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from tiny_runs import TINY, environment_variables, everything_below, fingerprints, has_rows, refusal, rows, summary
+from tiny_runs import (
+    PATIENCE,
+    TINY,
+    environment_variables,
+    everything_below,
+    fingerprints,
+    has_rows,
+    refusal,
+    rows,
+    summary,
+)
 
 from trpo.commands import elsewhere
 from trpo.commands.compose import compose_jobs, one_line, register_schema
@@ -49,7 +59,7 @@ def start(tmp_path, monkeypatch):
 
 
 def wait_until(happened, process):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not happened():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "nothing happened"
@@ -94,7 +104,7 @@ def test_a_signal_saves_what_runs_starts_nothing_more_and_the_sweep_goes_on(laun
     stopped = start(*ENDLESS, *launcher, "seed=0,1,2")
     wait_until(under_way(*jobs), stopped)
     send(stopped)
-    errors = stopped.communicate(timeout=60)[1]
+    errors = stopped.communicate(timeout=PATIENCE)[1]
     assert (stopped.returncode, errors) == (code, "")
     began = {int(job.name) for job in Path("sweep").glob("[0-9]") if any(job.iterdir())}  # Hydra makes directories
     assert began == {*jobs}

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from same_runs import assert_same_run
 from tiny_runs import (
+    PATIENCE,
     TINY,
     compose,
     environment_variables,
@@ -456,7 +457,7 @@ def test_a_signal_stops_all_workers_and_every_run_is_saved(number, code, elsewhe
         os.killpg(one.pid, number)  # as the terminal does
     else:
         one.send_signal(number)
-    output = one.communicate(timeout=60)
+    output = one.communicate(timeout=PATIENCE)
     assert one.returncode == code, output
     for run in runs:
         assert summary(run)["exit_reason"] == "SIGTERM"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_runs import TINY, checkpoints, environment_variables, has_rows, rows, summary
+from tiny_runs import PATIENCE, TINY, checkpoints, environment_variables, has_rows, rows, summary
 
 from trpo.commands.train import train
 from trpo.config import EnvConfig
@@ -187,14 +187,14 @@ def test_a_signal_to_the_whole_process_group_still_ends_with_the_iteration_saved
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not has_rows(run, 2):
             assert training.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
         members = members_of(training.pid)
         os.killpg(training.pid, number)
-        errors = training.communicate(timeout=10)[1]
+        errors = training.communicate(timeout=PATIENCE)[1]
     finally:
         if training.poll() is None:
             os.killpg(training.pid, signal.SIGKILL)

@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 from same_runs import assert_same_run
-from tiny_runs import TINY, agent_of, checkpoints, environment_variables, fingerprints, has_rows, rows, summary
+from tiny_runs import (
+    PATIENCE,
+    TINY,
+    agent_of,
+    checkpoints,
+    environment_variables,
+    fingerprints,
+    has_rows,
+    rows,
+    summary,
+)
 
 from trpo.commands.compose import load_config
 from trpo.commands.evaluate import evaluate as evaluate_command
@@ -62,18 +72,18 @@ def torchrun(request):
     yield function
     for process in started:
         process.terminate()
-        process.communicate(timeout=180)
+        process.communicate(timeout=PATIENCE)
 
 
 def ended(process):
     """The exit code of torchrun, what was printed, and the errors but for what torchrun itself says."""
-    output, errors = process.communicate(timeout=270)
+    output, errors = process.communicate(timeout=2 * PATIENCE)
     own = [line for line in errors.splitlines() if line.startswith(("trpo-train: ", "rank "))]
     return process.returncode, output.splitlines(), own, errors
 
 
 def wait_until(condition, process):
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "nothing happened"

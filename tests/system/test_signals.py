@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from tiny_runs import TINY, checkpoints, environment_variables, has_lines, has_rows, rows, summary
+from tiny_runs import PATIENCE, TINY, checkpoints, environment_variables, has_lines, has_rows, rows, summary
 
 from trpo.record import checkpoint
 from trpo.system.signals import STOPPING, StopRequest
@@ -46,12 +46,12 @@ def start(tmp_path):
     yield start
     for training in processes:
         training.kill()
-        training.wait()
+        training.communicate()  # which closes its pipes, too
 
 
 def wait(training, when):
     """Wait until something has happened."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not when():
         assert training.poll() is None, "it ended by itself"
         assert time.monotonic() < deadline, "nothing happened"
@@ -62,7 +62,7 @@ def stop(training, number, when):
     """Send a signal when something has happened; return what the process said on stderr."""
     wait(training, when)
     training.send_signal(number)
-    return training.communicate(timeout=30)[1]
+    return training.communicate(timeout=PATIENCE)[1]
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_a_terminal_that_is_closed_ends_a_run_as_a_signal_does_though_nothing_ca
 
     wait(training, shown_and_written)
     os.close(ours)
-    assert training.wait(timeout=30) == 129
+    assert training.wait(timeout=PATIENCE) == 129
     assert summary(run)["exit_reason"] == "SIGHUP"
     assert summary(run)["iterations"] == rows(run)[-1]["iteration"]
     assert len(checkpoints(run)) == 1
